@@ -1,0 +1,8 @@
+//! Words that every layer shares: identities, slots, paths, checksums, time, errors. No IO.
+
+pub mod checksum;
+pub mod clock;
+pub mod error;
+pub mod ids;
+pub mod path;
+pub mod slot;

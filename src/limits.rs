@@ -1,0 +1,120 @@
+//! Every bound of the server in one place, related to one another where one rests on another.
+//!
+//! A value here is a promise: memory, queues, files, retries, header sizes and times are bounded by it.
+//! Sizes are bytes, times are [`Duration`]s.
+
+use std::time::Duration;
+
+/// Slots of the name space; fixed for ever, since a blob's directory is named by its slot.
+pub const SLOTS: u16 = 2048;
+
+/// Bytes of a chunk; only the last chunk of a blob is shorter.
+pub const CHUNK_SIZE: u64 = 64 << 20;
+
+/// Bytes that one CRC32C covers: the unit in which reads are verified.
+pub const GRANULE_SIZE: u64 = 16 << 10;
+
+/// Bytes of a part: the stretch of a blob whose checksums share one row, and the unit of the block cache.
+pub const PART_SIZE: u64 = 2 << 20;
+
+/// Parts of a whole chunk.
+pub const PARTS_PER_CHUNK: u64 = CHUNK_SIZE / PART_SIZE;
+
+/// A chunk of at most this size lives in its slot's database instead of a file.
+pub const INLINE_MAX: u64 = 64 << 10;
+
+/// Largest blob: 16 TiB, 262,144 chunks.
+pub const BLOB_MAX: u64 = 16 << 40;
+
+/// Largest number in a query, and so the largest version: what JSON numbers hold exactly.
+pub const NUMBER_MAX: u64 = (1 << 53) - 1;
+
+/// Alignment of buffers, offsets and lengths of direct reads and writes.
+pub const DIRECT_ALIGN: usize = 4096;
+
+/// Path length in bytes after decoding.
+pub const PATH_MAX: usize = 1024;
+
+/// Request line.
+pub const REQUEST_LINE_MAX: usize = 8 << 10;
+/// Header section (all fields together).
+pub const HEADERS_MAX: usize = 32 << 10;
+/// Header fields.
+pub const HEADER_FIELDS_MAX: usize = 100;
+/// Stored fields of a blob (`Content-Type`, `x-amber-meta-*`, ...), names and values together.
+pub const STORED_HEADERS_MAX: usize = 16 << 10;
+/// A chunk-size line of a chunked body, its extensions included.
+pub const CHUNK_LINE_MAX: usize = 1 << 10;
+/// Trailer section of a chunked body.
+pub const TRAILERS_MAX: usize = 8 << 10;
+/// Ranges of one request.
+pub const RANGES_MAX: usize = 16;
+/// What a connection reads of a body that nobody wants before it closes instead.
+pub const SKIP_BODY_MAX: u64 = 1 << 20;
+/// What a connection drains after an early error, so that the client gets to read it.
+pub const DRAIN_MAX: u64 = 256 << 20;
+/// How long it drains.
+pub const DRAIN_TIME: Duration = Duration::from_secs(10);
+
+/// Time for a whole request head, from its first byte.
+pub const HEAD_TIME: Duration = Duration::from_secs(10);
+/// Time a connection may idle between requests.
+pub const IDLE_TIME: Duration = Duration::from_secs(75);
+/// Slowest body or response, bytes per second, over all time spent waiting for the client.
+pub const RATE_MIN: u64 = 1 << 10;
+/// Time a transfer may wait for the client before the rate counts.
+pub const RATE_GRACE: Duration = Duration::from_secs(10);
+/// Time a send may stand still before its buffers go back and the connection waits without them.
+pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
+/// Time from SIGTERM until running requests are cut off.
+pub const STOP_TIME: Duration = Duration::from_secs(30);
+
+/// Connections of one core; a further one is closed at once.
+pub const CONNECTIONS_PER_CORE: usize = 16 << 10;
+/// Commands waiting for one core's metadata writer.
+pub const WRITER_QUEUE: usize = 1024;
+/// Questions waiting for one core's metadata reader.
+pub const READER_QUEUE: usize = 1024;
+/// Commands that one metadata writer takes into one round of commits.
+pub const COMMIT_BATCH: usize = 256;
+/// Batches of changes waiting for one disk's listing index.
+pub const INDEX_QUEUE: usize = 1024;
+/// Databases open at once per core and kind (writer, reader); about 0.15 MiB each.
+pub const OPEN_DATABASES: usize = 256;
+/// Chunks of an upload whose checksums are held in memory before they are staged in the database.
+pub const STAGE_CHUNKS: usize = 16;
+/// Threads for blocking file steps (create, sync, rename, remove), per core.
+pub const STORAGE_THREADS: usize = 8;
+
+/// Smallest transfer buffer: what a slow client can hold.
+pub const BUFFER_MIN: usize = 64 << 10;
+/// Largest transfer buffer.
+pub const BUFFER_MAX: usize = 1 << 20;
+/// Upload buffers of one core, all uploads together.
+pub const UPLOAD_BUFFERS: usize = 128 << 20;
+/// Cached answers of one core: what their records and small blobs may weigh.
+pub const ANSWERS_MAX: u64 = 32 << 20;
+/// Smallest block cache that keeps every core moving.
+pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
+
+/// Entries of a listing page when the request names none.
+pub const PAGE_DEFAULT: usize = 1000;
+/// Largest page.
+pub const PAGE_MAX: usize = 10_000;
+
+/// Free space of a disk below which writes are refused, so that deletes and commits still work.
+pub const DISK_RESERVE: u64 = 64 << 20;
+/// Ballast file of a disk, given up when a delete finds no space.
+pub const BALLAST: u64 = 16 << 20;
+
+const _: () = {
+    assert!(CHUNK_SIZE % PART_SIZE == 0, "a part belongs to one chunk");
+    assert!(PART_SIZE % GRANULE_SIZE == 0, "a granule belongs to one part");
+    assert!(GRANULE_SIZE % DIRECT_ALIGN as u64 == 0, "a granule can be read by itself");
+    assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");
+    assert!(BUFFER_MIN as u64 % GRANULE_SIZE == 0, "a buffer ends on a granule");
+    assert!(PART_SIZE / GRANULE_SIZE * 4 <= 4096, "a row of checksums is at most 4 KiB");
+    assert!(CHUNK_SIZE % BUFFER_MAX as u64 == 0, "a whole chunk is filled by whole buffers");
+    assert!(STORED_HEADERS_MAX < HEADERS_MAX, "what is stored came in a header section");
+    assert!(BLOB_MAX / CHUNK_SIZE * 32 <= 16 << 20, "the chunk ids of the largest blob fit 16 MiB");
+};
