@@ -10,6 +10,8 @@
 #![allow(
     dead_code,
     unused_imports,
+    unreachable_pub,
+    missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
