@@ -4,6 +4,7 @@
 //! - [`http`] speaks HTTP/1.1 by hand, so that no parser of the server can hide its own mistakes.
 //! - [`wait`] polls a condition until a deadline; nothing here sleeps and hopes.
 //! - [`data`] makes bytes from a seed, so that a failure can be repeated.
+//! - [`observe`] looks at what a server shows of itself, over HTTP and on its disks.
 //! - [`process`] sends signals and reads `/proc`.
 //!
 //! Everything panics with the cause on a failure: a test has nobody to hand an error to.
@@ -21,6 +22,7 @@
 
 pub mod data;
 pub mod http;
+pub mod observe;
 pub mod process;
 pub mod server;
 pub mod wait;
@@ -29,6 +31,7 @@ pub use data::{Random, bytes, hex, sha256, sha256_base64, sha256_hex};
 pub use http::{
     Connection, Framing, Headers, Request, Response, assert_error, encode_path, error_code, object,
 };
+pub use observe::{assert_never_written, chunk_files, plain_files, versions};
 pub use server::{Builder, Refused, Server};
 pub use wait::{poll_until, wait_until};
 
