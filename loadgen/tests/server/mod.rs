@@ -1,0 +1,160 @@
+//! A blob server of a few lines, honest or dishonest on demand. It reads requests with its own eyes, not with the generator's.
+
+use std::collections::HashMap;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// How reads are answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Behaviour {
+    Honest,
+    FlipOneBit,
+    Refuse,
+    RefuseEverySecond,
+    CutShort,
+    CloseAnnounced,
+    CloseSilently,
+    Rubbish,
+    Hang,
+}
+
+/// Long enough that only a client with a deadline of its own gets away.
+const HANG: Duration = Duration::from_mins(1);
+
+struct State {
+    objects: Mutex<HashMap<String, Arc<Vec<u8>>>>,
+    behaviour: Mutex<Behaviour>,
+    reads: AtomicU64,
+}
+
+/// A server on a port of its own; its threads end with the test process.
+pub(crate) struct Server {
+    address: SocketAddr,
+    state: Arc<State>,
+}
+
+impl Server {
+    pub(crate) fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state =
+            State { objects: Mutex::default(), behaviour: Mutex::new(behaviour), reads: AtomicU64::new(0) };
+        let state = Arc::new(state);
+        let shared = Arc::clone(&state);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let state = Arc::clone(&shared);
+                // A connection that breaks is the client's business.
+                std::thread::spawn(move || drop(serve(&stream, &state)));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn behave(&self, behaviour: Behaviour) {
+        *self.state.behaviour.lock().unwrap() = behaviour;
+    }
+}
+
+struct Request {
+    method: String,
+    path: String,
+    range: Option<(usize, usize)>,
+    length: usize,
+}
+
+fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut reader = BufReader::new(stream);
+    while let Some(request) = read_request(&mut reader)? {
+        if request.method == "PUT" {
+            let mut body = vec![0; request.length];
+            reader.read_exact(&mut body)?;
+            state.objects.lock().unwrap().insert(request.path, Arc::new(body));
+            (&*stream).write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")?;
+        } else if !answer_read(stream, state, &request)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Answers a GET; whether the connection lives on.
+fn answer_read(mut stream: &TcpStream, state: &State, request: &Request) -> std::io::Result<bool> {
+    let behaviour = *state.behaviour.lock().unwrap();
+    let every_second = state.reads.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+    match behaviour {
+        Behaviour::Hang => {
+            std::thread::sleep(HANG);
+            return Ok(false);
+        }
+        Behaviour::Rubbish => {
+            stream.write_all(b"220 mail.example ESMTP\r\n")?;
+            return Ok(true);
+        }
+        Behaviour::Refuse => return refuse(stream),
+        Behaviour::RefuseEverySecond if every_second => return refuse(stream),
+        _ => {}
+    }
+    let object = state.objects.lock().unwrap().get(&request.path).cloned();
+    let Some(object) = object else {
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")?;
+        return Ok(true);
+    };
+    let (first, end) = request.range.map_or((0, object.len()), |(first, last)| (first, last + 1));
+    let mut body = object[first..end].to_vec();
+    let mut head = match request.range {
+        Some(_) => format!(
+            "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes {first}-{}/{}\r\n",
+            end - 1,
+            object.len()
+        ),
+        None => "HTTP/1.1 200 OK\r\n".to_owned(),
+    };
+    head = format!("{head}Content-Length: {}\r\n", body.len());
+    match behaviour {
+        Behaviour::FlipOneBit => *body.last_mut().unwrap() ^= 0x40,
+        Behaviour::CutShort => body.truncate(end - first - 1),
+        Behaviour::CloseAnnounced => head.push_str("Connection: close\r\n"),
+        _ => {}
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
+    stream.write_all(&body)?;
+    Ok(!matches!(behaviour, Behaviour::CutShort | Behaviour::CloseAnnounced | Behaviour::CloseSilently))
+}
+
+fn refuse(mut stream: &TcpStream) -> std::io::Result<bool> {
+    stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy")?;
+    Ok(true)
+}
+
+fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Request>> {
+    let mut line = String::new();
+    if reader.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    let mut words = line.split_whitespace().map(str::to_owned);
+    let (method, path) = (words.next().unwrap(), words.next().unwrap());
+    assert_eq!(words.next().unwrap(), "HTTP/1.1");
+    let mut request = Request { method, path, range: None, length: 0 };
+    loop {
+        let mut field = String::new();
+        reader.read_line(&mut field)?;
+        match field.trim_end().split_once(": ") {
+            Some(("Range", value)) => {
+                let (first, last) = value.strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+                request.range = Some((first.parse().unwrap(), last.parse().unwrap()));
+            }
+            Some(("Content-Length", value)) => request.length = value.parse().unwrap(),
+            Some(_) => {}
+            None => return Ok(Some(request)),
+        }
+    }
+}
