@@ -4,9 +4,16 @@
 //! for that client; none panics on input, and none keeps more than `limits.rs` allows.
 
 pub mod chunked;
+pub mod condition;
+pub mod digest;
+mod entity_tag;
 mod framing;
 pub mod head;
 mod headers;
+pub mod multipart;
+pub mod query;
+pub mod range;
+pub mod response;
 mod scan;
 #[cfg(test)]
 mod smuggling;
