@@ -64,6 +64,8 @@ pub const IDLE_TIME: Duration = Duration::from_secs(75);
 pub const RATE_MIN: u64 = 1 << 10;
 /// Time a transfer may wait for the client before the rate counts.
 pub const RATE_GRACE: Duration = Duration::from_secs(10);
+/// Time a response may stand still before the connection is closed.
+pub const SEND_STALL: Duration = Duration::from_secs(300);
 /// Time a send may stand still before its buffers go back and the connection waits without them.
 pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// Time from SIGTERM until running requests are cut off.
@@ -90,12 +92,21 @@ pub const STORAGE_THREADS: usize = 8;
 pub const BUFFER_MIN: usize = 64 << 10;
 /// Largest transfer buffer.
 pub const BUFFER_MAX: usize = 1 << 20;
+/// Writes under way for one upload; the next buffer is received meanwhile.
+pub const WRITES_IN_FLIGHT: usize = 2;
 /// Upload buffers of one core, all uploads together.
 pub const UPLOAD_BUFFERS: usize = 128 << 20;
+/// Buffers of one size kept for reuse, all cores together.
+pub const IDLE_BUFFERS: usize = 64 << 20;
 /// Cached answers of one core: what their records and small blobs may weigh.
 pub const ANSWERS_MAX: u64 = 32 << 20;
+/// Unit of the block cache for small ranges.
+pub const SMALL_BLOCK: u64 = 64 << 10;
 /// Smallest block cache that keeps every core moving.
 pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
+
+/// Rows one listing looks at before it ends early, so that a prefix full of tombstones holds nobody up.
+pub const LISTING_STEPS: usize = 50_000;
 
 /// Entries of a listing page when the request names none.
 pub const PAGE_DEFAULT: usize = 1000;
@@ -104,12 +115,16 @@ pub const PAGE_MAX: usize = 10_000;
 
 /// Free space of a disk below which writes are refused, so that deletes and commits still work.
 pub const DISK_RESERVE: u64 = 64 << 20;
+/// How old a reading of the free space may be.
+pub const FREE_SPACE_AGE: Duration = Duration::from_millis(200);
 /// Ballast file of a disk, given up when a delete finds no space.
 pub const BALLAST: u64 = 16 << 20;
 
 const _: () = {
     assert!(CHUNK_SIZE % PART_SIZE == 0, "a part belongs to one chunk");
     assert!(PART_SIZE % GRANULE_SIZE == 0, "a granule belongs to one part");
+    assert!(PART_SIZE % SMALL_BLOCK == 0 && SMALL_BLOCK % GRANULE_SIZE == 0, "small blocks cut a part");
+    assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
     assert!(GRANULE_SIZE % DIRECT_ALIGN as u64 == 0, "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");
     assert!(BUFFER_MIN as u64 % GRANULE_SIZE == 0, "a buffer ends on a granule");

@@ -14,6 +14,11 @@ impl BlobId {
     pub fn generate() -> Self {
         Self(Ulid::generate())
     }
+
+    /// As a number, for keys in memory.
+    pub fn to_u128(self) -> u128 {
+        self.0.0
+    }
 }
 
 impl fmt::Display for BlobId {

@@ -4,5 +4,6 @@ pub mod checksum;
 pub mod clock;
 pub mod error;
 pub mod ids;
+pub mod parts;
 pub mod path;
 pub mod slot;

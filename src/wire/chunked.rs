@@ -1,9 +1,9 @@
 //! The framing of a chunked body (RFC 9112 section 7.1): where its data is, and its trailers.
 //!
-//! The decoder never sees the data: the caller moves those bytes itself and reports how many. What the decoder
-//! keeps is one line and the trailers, both bounded. Line ends are CRLF; a size is up to 16 hexadecimal digits;
-//! chunk extensions are skipped. A framing error ends the connection, as the next request cannot be found, and so
-//! the decoder refuses everything after one.
+//! The decoder never sees the data: the caller moves those bytes itself and reports how many. What the
+//! decoder keeps is one line and the trailers, both bounded. Line ends are CRLF; a size is up to 16
+//! hexadecimal digits; chunk extensions are skipped. A framing error ends the connection, as the next request
+//! cannot be found, and so the decoder refuses everything after one.
 
 use super::headers::{field_line, is_value_byte, may_be_trailer};
 use crate::base::error::{Code, Error, Result};
@@ -75,8 +75,8 @@ impl Decoder {
         }
     }
 
-    /// Takes framing bytes up to the next data or the end of the body; answers how many it took, which is all of
-    /// them unless the state is now another. A line may arrive in pieces.
+    /// Takes framing bytes up to the next data or the end of the body; answers how many it took, which is all
+    /// of them unless the state is now another. A line may arrive in pieces.
     ///
     /// # Errors
     /// `BadRequest`, or `HeadersTooLarge` for trailers; the decoder is of no use afterwards.
@@ -102,7 +102,8 @@ impl Decoder {
         }
     }
 
-    /// The trailer fields so far, names in lower case, without those that trailers cannot carry; complete when done.
+    /// The trailer fields so far, names in lower case, without those that trailers cannot carry; complete
+    /// when done.
     pub fn trailers(&self) -> &[(String, Vec<u8>)] {
         &self.trailers
     }

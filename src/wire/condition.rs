@@ -1,9 +1,9 @@
 //! Conditional requests (RFC 9110 section 13): whether to go on, given what is there now.
 //!
-//! The conditions of a write travel to the slot's writer and are evaluated there, between the lookup and the commit,
-//! so they own their data and are one null pointer when there are none. An entity tag that cannot be read is a
-//! `BadRequest`, since dropping it would make a guarded write an unguarded one; a date that cannot be read is
-//! ignored, as the RFC demands, except in `If-Range`, where it matches nothing.
+//! The conditions of a write travel to the slot's writer and are evaluated there, between the lookup and the
+//! commit, so they own their data and are one null pointer when there are none. An entity tag that cannot be
+//! read is a `BadRequest`, since dropping it would make a guarded write an unguarded one; a date that cannot
+//! be read is ignored, as the RFC demands, except in `If-Range`, where it matches nothing.
 
 use super::entity_tag::{Tag, Tags};
 use super::head::Headers;
@@ -99,7 +99,8 @@ impl Conditions {
         if exists || !fields.precondition_holds(current) { Verdict::Failed } else { Verdict::Proceed }
     }
 
-    /// Whether a `Range` counts (section 13.1.5); `now_seconds` is the response's `Date`. True without `If-Range`.
+    /// Whether a `Range` counts (section 13.1.5); `now_seconds` is the response's `Date`. True without
+    /// `If-Range`.
     pub fn range_applies(&self, current: Current<'_>, now_seconds: i64) -> bool {
         match self.0.as_ref().and_then(|fields| fields.if_range.as_ref()) {
             None => true,

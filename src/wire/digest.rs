@@ -1,7 +1,8 @@
 //! `Repr-Digest` and `Content-Digest` (RFC 9530): the SHA-256 of a dictionary of digests (RFC 9651).
 //!
-//! Other algorithms are skipped whatever their values are. A digest that a client announced and that cannot be read
-//! is a `BadRequest`: it asked for a check, and storing without one would look like a check that passed.
+//! Other algorithms are skipped whatever their values are. A digest that a client announced and that cannot
+//! be read is a `BadRequest`: it asked for a check, and storing without one would look like a check that
+//! passed.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
@@ -20,8 +21,8 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// The sha-256 member of a dictionary, if it has one; several lines of the field are to be joined with commas.
-/// Should the member be repeated, the last one counts (RFC 9651 section 3.2).
+/// The sha-256 member of a dictionary, if it has one; several lines of the field are to be joined with
+/// commas. Should the member be repeated, the last one counts (RFC 9651 section 3.2).
 ///
 /// # Errors
 /// `BadRequest` if a sha-256 member is not 32 bytes in base64 between colons, or a string does not end.

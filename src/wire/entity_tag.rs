@@ -1,7 +1,7 @@
 //! Entity tags (RFC 9110 section 8.8.3) and the lists of them in `If-Match` and `If-None-Match`.
 //!
-//! A list is `*` alone or tags in double quotes with commas between them; anything else is not a list, and the
-//! caller refuses the request. Nothing of a list is skipped.
+//! A list is `*` alone or tags in double quotes with commas between them; anything else is not a list, and
+//! the caller refuses the request. Nothing of a list is skipped.
 
 use super::condition::Current;
 

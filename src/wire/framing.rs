@@ -1,8 +1,9 @@
-//! How a request's body is framed (RFC 9112 section 6): the one place where two readers of the same bytes must not
-//! come to different ends, since what one takes for a body the other would take for the next request.
+//! How a request's body is framed (RFC 9112 section 6): the one place where two readers of the same bytes
+//! must not come to different ends, since what one takes for a body the other would take for the next
+//! request.
 //!
-//! There is exactly one reading or none: whatever could be read in two ways is a `BadRequest`. A transfer coding
-//! that is not known is `NotImplemented`, as the end of the body cannot be told.
+//! There is exactly one reading or none: whatever could be read in two ways is a `BadRequest`. A transfer
+//! coding that is not known is `NotImplemented`, as the end of the body cannot be told.
 
 use super::headers::{Headers, is_token, trim};
 use crate::base::error::{Code, Error, Result};

@@ -1,9 +1,9 @@
 //! Request heads: from the bytes of a connection to method, target, fields and framing.
 //!
-//! A head that comes out is well-formed by the strict reading of RFC 9112: CRLF line ends, one valid `Host`, one
-//! framing. Nothing is repaired, because another reader on the way might have repaired it differently. Every error
-//! means that the connection cannot be used any more; its code is that of the answer. Where several things are
-//! wrong, malformed (400) goes before unknown (501), and that before an expectation (417).
+//! A head that comes out is well-formed by the strict reading of RFC 9112: CRLF line ends, one valid `Host`,
+//! one framing. Nothing is repaired, because another reader on the way might have repaired it differently.
+//! Every error means that the connection cannot be used any more; its code is that of the answer. Where
+//! several things are wrong, malformed (400) goes before unknown (501), and that before an expectation (417).
 
 pub use super::framing::Framing;
 pub use super::headers::Headers;
@@ -81,8 +81,8 @@ pub enum Parsed {
 /// Reads the head at the start of a connection's unread bytes.
 ///
 /// # Errors
-/// `UriTooLong`, `HeadersTooLarge`, `BadRequest`, `NotImplemented`, `ExpectationFailed`; the first two, and line ends
-/// and control characters, before the head is complete.
+/// `UriTooLong`, `HeadersTooLarge`, `BadRequest`, `NotImplemented`, `ExpectationFailed`; the first two, and
+/// line ends and control characters, before the head is complete.
 pub fn parse(buf: &[u8]) -> Result<Parsed> {
     let Some(extent) = scan::extent(buf)? else {
         return Ok(Parsed::Partial);

@@ -74,10 +74,11 @@ impl<N: AsRef<str>, V: AsRef<[u8]>> FromIterator<(N, V)> for Headers {
     fn from_iter<T: IntoIterator<Item = (N, V)>>(fields: T) -> Self {
         let mut headers = Self::default();
         for (name, value) in fields {
-            headers.names.extend(name.as_ref().chars().map(|c| c.to_ascii_lowercase()));
+            headers.names.push_str(name.as_ref());
             headers.values.extend_from_slice(value.as_ref());
             headers.ends.push((headers.names.len(), headers.values.len()));
         }
+        headers.names.make_ascii_lowercase();
         headers
     }
 }
@@ -126,7 +127,8 @@ pub(super) fn field_line(line: &[u8]) -> Result<(&str, &[u8])> {
 }
 
 /// Whether a field may come in trailers: not if it is framing, routing, a request modifier, authentication or
-/// content format, which mean something only before a body (RFC 9110 section 6.5.1). The name is in lower case.
+/// content format, which mean something only before a body (RFC 9110 section 6.5.1). The name is in lower
+/// case.
 pub(super) fn may_be_trailer(name: &str) -> bool {
     !matches!(
         name,

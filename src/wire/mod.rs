@@ -1,7 +1,8 @@
 //! HTTP/1.1 on the wire (RFC 9110, 9112, 9530): bytes to types and back, without sockets and without a clock.
 //!
-//! Whatever a client sends, a function here answers with a value or with an [`Error`](crate::base::error::Error)
-//! for that client; none panics on input, and none keeps more than `limits.rs` allows.
+//! Whatever a client sends, a function here answers with a value or with an
+//! [`Error`](crate::base::error::Error) for that client; none panics on input, and none keeps more than
+//! `limits.rs` allows.
 
 pub mod chunked;
 pub mod condition;

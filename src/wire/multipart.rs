@@ -1,8 +1,8 @@
 //! multipart/byteranges (RFC 9110 section 14.6): what stands between the ranges of one response.
 //!
-//! The body is `part_head(0)`, the bytes of the first range, `part_head(1)`, ..., `trailer()`; its length is known
-//! before a byte of it is sent. The boundary is the caller's, who takes one that the data cannot be made to contain:
-//! random, 1 to 70 letters and digits.
+//! The body is `part_head(0)`, the bytes of the first range, `part_head(1)`, ..., `trailer()`; its length is
+//! known before a byte of it is sent. The boundary is the caller's, who takes one that the data cannot be
+//! made to contain: random, 1 to 70 letters and digits.
 
 use super::range::ByteRange;
 use super::response::{append, append_field};

@@ -1,8 +1,8 @@
 //! Query parameters: the known keys, each at most once, decoded; unknown keys are ignored.
 //!
-//! `+` is a space and `%XX` is decoded once, in keys and values. A broken escape, a known key that comes twice, or a
-//! value that is not of its key's kind is a `BadRequest` that names the key: guessing which of two was meant could
-//! delete the wrong version.
+//! `+` is a space and `%XX` is decoded once, in keys and values. A broken escape, a known key that comes
+//! twice, or a value that is not of its key's kind is a `BadRequest` that names the key: guessing which of
+//! two was meant could delete the wrong version.
 
 use crate::base::error::{Code, Error, Result};
 use crate::base::path::percent_decode;

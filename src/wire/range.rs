@@ -1,8 +1,10 @@
-//! Which bytes a request asks for: the `Range` field (RFC 9110 section 14.2) and the query's `start` and `end`.
+//! Which bytes a request asks for: the `Range` field (RFC 9110 section 14.2) and the query's `start` and
+//! `end`.
 //!
-//! Ranges that come out are not empty and lie within the representation. A `Range` that is malformed or of another
-//! unit is ignored; one that would cost more than it can be worth (too many ranges, or much the same bytes several
-//! times over) is treated as unsatisfiable. In the query nothing is ignored, as only our own clients write it.
+//! Ranges that come out are not empty and lie within the representation. A `Range` that is malformed or of
+//! another unit is ignored; one that would cost more than it can be worth (too many ranges, or much the same
+//! bytes several times over) is treated as unsatisfiable. In the query nothing is ignored, as only our own
+//! clients write it.
 
 use super::headers;
 use crate::base::error::{Code, Error, Result};
@@ -85,7 +87,8 @@ pub fn select_query(start: Option<u64>, end: Option<u64>, size: u64) -> Result<B
     Ok(ByteRange { start: first, end: end.unwrap_or(size).min(size) })
 }
 
-/// The specs of a well-formed field in bytes, at least one; how many there can be is bounded by the header section.
+/// The specs of a well-formed field in bytes, at least one; how many there can be is bounded by the header
+/// section.
 fn parse(header: &str) -> Option<Vec<Spec>> {
     let (unit, set) = header.split_once('=')?;
     if !unit.eq_ignore_ascii_case("bytes") {

@@ -1,8 +1,8 @@
 //! Response heads and error bodies: types to bytes.
 //!
-//! A head is one vector, written once. A field whose name is no token or whose value has a control character is left
-//! out as a whole, so that nothing a client stored can end a head early or add a field to it. Whether a status may
-//! have a `Content-Length` (1xx and 204 may not) is up to the caller, who knows the body.
+//! A head is one vector, written once. A field whose name is no token or whose value has a control character
+//! is left out as a whole, so that nothing a client stored can end a head early or add a field to it. Whether
+//! a status may have a `Content-Length` (1xx and 204 may not) is up to the caller, who knows the body.
 
 use std::fmt::Display;
 use std::io::Write as _;

@@ -1,9 +1,10 @@
 //! Where a request head begins and ends, found before anything in it is interpreted.
 //!
 //! A head that passes has lines that end in CRLF and only there, no control character (a tab in a field value
-//! aside), and keeps every limit. An offence is reported as soon as its byte has arrived, and the first one in the
-//! buffer decides, so that a head cut in any way gets the same answer. A scan starts over with every call and
-//! costs a nanosecond for several bytes; the limits keep what a client gains by sending single bytes small.
+//! aside), and keeps every limit. An offence is reported as soon as its byte has arrived, and the first one
+//! in the buffer decides, so that a head cut in any way gets the same answer. A scan starts over with every
+//! call and costs a nanosecond for several bytes; the limits keep what a client gains by sending single bytes
+//! small.
 
 use std::ops::Range;
 
@@ -14,7 +15,8 @@ use crate::limits::{HEADER_FIELDS_MAX, HEADERS_MAX, REQUEST_LINE_MAX};
 /// Empty lines skipped before a request line (RFC 9112 section 2.2).
 const EMPTY_LINES_MAX: usize = 2;
 
-/// The head in the buffer, from its request line to its empty line with the CRLF; `None` until it is complete.
+/// The head in the buffer, from its request line to its empty line with the CRLF; `None` until it is
+/// complete.
 pub(super) fn extent(buf: &[u8]) -> Result<Option<Range<usize>>> {
     let mut start = 0;
     for _ in 0..EMPTY_LINES_MAX {

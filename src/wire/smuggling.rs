@@ -1,8 +1,8 @@
-//! Request smuggling: heads that two readers might split differently, and the properties that keep ours to one
-//! reading. Tests only.
+//! Request smuggling: heads that two readers might split differently, and the properties that keep ours to
+//! one reading. Tests only.
 //!
-//! What is accepted ends at the first empty line, has a CRLF per line and no other CR or LF, and reads the same
-//! however the network cuts it.
+//! What is accepted ends at the first empty line, has a CRLF per line and no other CR or LF, and reads the
+//! same however the network cuts it.
 
 use proptest::prelude::*;
 

@@ -1,8 +1,8 @@
 //! Request targets (RFC 9112 section 3.2) and the value of `Host`.
 //!
-//! A target comes out as path and query, still encoded, or as the asterisk. Visible ASCII that the URI grammar
-//! would have escaped passes, since clients send it and decoding settles it; a fragment, another form, an invalid
-//! authority or a foreign scheme is a `BadRequest`.
+//! A target comes out as path and query, still encoded, or as the asterisk. Visible ASCII that the URI
+//! grammar would have escaped passes, since clients send it and decoding settles it; a fragment, another
+//! form, an invalid authority or a foreign scheme is a `BadRequest`.
 
 use super::head::Method;
 use crate::base::error::{Code, Error, Result};
@@ -61,8 +61,8 @@ fn strip_scheme(raw: &str) -> Option<&str> {
     ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then_some(rest)
 }
 
-/// Whether the text is a host with or without a port (`uri-host [ ":" port ]`), and not empty. There is no user
-/// information in one (RFC 9110 section 4.2.4).
+/// Whether the text is a host with or without a port (`uri-host [ ":" port ]`), and not empty. There is no
+/// user information in one (RFC 9110 section 4.2.4).
 pub(super) fn is_authority(text: &str) -> bool {
     let (host_is_valid, port) = if let Some(literal) = text.strip_prefix('[') {
         let (address, port) = literal.split_once(']').unwrap_or_default();

@@ -1,0 +1,37 @@
+//! The parts of a blob: for each stretch of 2 MiB its chunk and its checksums.
+
+use bytes::Bytes;
+
+use super::ids::ChunkId;
+
+/// One stretch of a blob ([`PART_SIZE`](crate::limits::PART_SIZE) bytes, the last of a chunk may be shorter).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The chunk it lies in.
+    pub chunk: ChunkId,
+    /// CRC32C of each granule.
+    pub sums: Vec<u32>,
+}
+
+/// Consecutive parts of a blob.
+#[derive(Debug, Default)]
+pub struct Parts {
+    /// Number of the first, counted from the blob's start.
+    pub first: u64,
+    /// The parts.
+    pub parts: Vec<Part>,
+    /// Chunks kept in the database instead of a file: number of the chunk's first part, bytes.
+    pub inline: Vec<(u64, Bytes)>,
+}
+
+impl Parts {
+    /// The part with this number.
+    pub fn get(&self, number: u64) -> Option<&Part> {
+        self.parts.get(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// The bytes of the chunk that begins with this part, if the database holds them.
+    pub fn inline(&self, number: u64) -> Option<&Bytes> {
+        self.inline.iter().find(|(first, _)| *first == number).map(|(_, bytes)| bytes)
+    }
+}

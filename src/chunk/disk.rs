@@ -1,0 +1,226 @@
+//! A disk of a node: its identity, its lock, its space.
+//!
+//! The first start writes an identity into an empty directory: which of how many disks it is. Slots are placed by
+//! that number, so the disks may be named in any order later, but none may be missing, added, or of another node.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use ulid::Ulid;
+
+use super::layout;
+use crate::io::ballast::Ballast;
+use crate::io::steps;
+use crate::limits::{DIRECT_ALIGN, DISK_RESERVE, FREE_SPACE_AGE};
+
+const IDENTITY: &str = "amberblob.json";
+const NEW_IDENTITY: &str = "amberblob.json.tmp";
+const LOCK: &str = "lock";
+const FORMAT: u32 = 1;
+
+/// What `amberblob.json` says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Identity {
+    format: u32,
+    node_id: String,
+    disk_id: String,
+    disk: usize,
+    disks: usize,
+}
+
+/// A disk that is open and locked.
+#[derive(Debug)]
+pub struct Disk {
+    root: PathBuf,
+    /// Whether files are read and written around the page cache.
+    direct: bool,
+    /// Held for as long as the node runs.
+    _lock: File,
+    started: Instant,
+    free: AtomicU64,
+    free_read_at: AtomicU64,
+}
+
+/// Opens and locks the disks of a node, in the order of their identities.
+///
+/// # Errors
+/// One line: which directory, what is wrong with it, and what to do.
+pub fn open_all(roots: &[PathBuf], direct: bool) -> Result<Vec<Disk>, String> {
+    let mut found = Vec::new();
+    for root in roots {
+        let describe = |what: &str, error: io::Error| format!("{}: {what}: {error}", root.display());
+        fs::create_dir_all(root).map_err(|error| describe("cannot make the data directory", error))?;
+        let identity = read_identity(root)?;
+        let lock = lock(root)?;
+        found.push((root.clone(), identity, lock));
+    }
+    form(&mut found)?;
+    found.sort_by_key(|(_, identity, _)| identity.as_ref().map(|identity| identity.disk));
+    found.into_iter().map(|(root, _, lock)| Disk::open(root, lock, direct)).collect()
+}
+
+type Found = (PathBuf, Option<Identity>, File);
+
+fn read_identity(root: &Path) -> Result<Option<Identity>, String> {
+    match fs::read_to_string(root.join(IDENTITY)) {
+        Ok(text) => {
+            let identity: Identity = serde_json::from_str(&text)
+                .map_err(|error| format!("{}: {IDENTITY} is damaged: {error}", root.display()))?;
+            if identity.format != FORMAT {
+                return Err(format!(
+                    "{}: written by another release (format {}, this one reads {FORMAT})",
+                    root.display(),
+                    identity.format
+                ));
+            }
+            Ok(Some(identity))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let entries = fs::read_dir(root).map_err(|error| format!("{}: {error}", root.display()))?;
+            for entry in entries {
+                let name = entry.map_err(|error| format!("{}: {error}", root.display()))?.file_name();
+                if !["lost+found", LOCK, NEW_IDENTITY].iter().any(|known| name.to_str() == Some(known)) {
+                    return Err(format!(
+                        "{}: not empty and not a disk of AmberBlob (it holds '{}'): name an empty directory",
+                        root.display(),
+                        name.display()
+                    ));
+                }
+            }
+            Ok(None)
+        }
+        Err(error) => Err(format!("{}: cannot read {IDENTITY}: {error}", root.display())),
+    }
+}
+
+fn lock(root: &Path) -> Result<File, String> {
+    let file = File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(root.join(LOCK))
+        .map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(format!("{}: in use by another running node: stop it, or name another directory", root.display()))
+        }
+        Err(TryLockError::Error(error)) => Err(format!("{}: cannot be locked: {error}", root.display())),
+    }
+}
+
+/// Checks that the disks belong together, and makes identities where all of them are new.
+fn form(found: &mut [Found]) -> Result<(), String> {
+    let total = found.len();
+    let known = found.iter().find_map(|(root, identity, _)| identity.clone().map(|identity| (root.clone(), identity)));
+    let node_id = known.as_ref().map_or_else(|| Ulid::generate().to_string(), |(_, first)| first.node_id.clone());
+    let mut taken = vec![false; total];
+    for (root, identity, _) in found.iter() {
+        let Some(identity) = identity else { continue };
+        if identity.node_id != node_id {
+            return Err(format!("{}: belongs to another node than the other disks", root.display()));
+        }
+        if identity.disks != total {
+            return Err(format!(
+                "{}: is disk {} of {}, but {total} are given: name all disks of this node, and no others",
+                root.display(),
+                identity.disk + 1,
+                identity.disks
+            ));
+        }
+        if std::mem::replace(&mut taken[identity.disk], true) {
+            return Err(format!("{}: is disk {} and so is another one: a copy?", root.display(), identity.disk + 1));
+        }
+    }
+    // A crash in the first start leaves some disks with an identity and none with data.
+    let in_use = |root: &Path| layout::slots_dir(root).exists();
+    let used = found.iter().find(|(root, ..)| in_use(root)).map(|(root, ..)| root.clone());
+    for (root, identity, _) in found.iter_mut().filter(|(_, identity, _)| identity.is_none()) {
+        if let Some(used) = &used {
+            return Err(format!(
+                "{}: is empty, but its node has data (in {}): mount the disk that belongs here",
+                root.display(),
+                used.display()
+            ));
+        }
+        let disk = taken.iter().position(|taken| !taken).unwrap_or(0);
+        taken[disk] = true;
+        let (node_id, disk_id) = (node_id.clone(), Ulid::generate().to_string());
+        let new = Identity { format: FORMAT, node_id, disk_id, disk, disks: total };
+        write_identity(root, &new).map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
+        *identity = Some(new);
+    }
+    Ok(())
+}
+
+fn write_identity(root: &Path, identity: &Identity) -> io::Result<()> {
+    let mut file = File::create(root.join(NEW_IDENTITY))?;
+    file.write_all(serde_json::to_string_pretty(identity)?.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(root.join(NEW_IDENTITY), root.join(IDENTITY))?;
+    steps::sync_dir(root)
+}
+
+impl Disk {
+    fn open(root: PathBuf, lock: File, direct: bool) -> Result<Self, String> {
+        let describe = |error: io::Error| format!("{}: {error}", root.display());
+        steps::create_dir_synced(&layout::slots_dir(&root)).map_err(describe)?;
+        let direct = direct && probe_direct(&root).map_err(describe)?;
+        let free = steps::free_space(&root).map_err(describe)?;
+        Ok(Self {
+            root,
+            direct,
+            _lock: lock,
+            started: Instant::now(),
+            free: AtomicU64::new(free),
+            free_read_at: AtomicU64::new(0),
+        })
+    }
+
+    /// Its directory.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether files are read and written around the page cache.
+    pub fn direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Its ballast.
+    pub fn ballast(&self) -> Ballast {
+        Ballast::new(&self.root)
+    }
+
+    /// Whether a write of `len` bytes would leave the reserve untouched; asks the file system now and then.
+    pub fn has_room(&self, len: u64) -> bool {
+        let now = self.started.elapsed().as_millis() as u64;
+        let read_at = self.free_read_at.load(Ordering::Relaxed);
+        if now >= read_at + FREE_SPACE_AGE.as_millis() as u64
+            && self.free_read_at.compare_exchange(read_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+            && let Ok(free) = steps::free_space(&self.root)
+        {
+            self.free.store(free, Ordering::Relaxed);
+        }
+        self.free.load(Ordering::Relaxed) >= len.saturating_add(DISK_RESERVE)
+    }
+}
+
+/// Whether the file system takes direct IO; a warning where it does not.
+fn probe_direct(root: &Path) -> io::Result<bool> {
+    let path = root.join(NEW_IDENTITY);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let direct = steps::create_file(&path, DIRECT_ALIGN as u64, true).is_ok();
+    fs::remove_file(&path)?;
+    if !direct {
+        tracing::warn!(disk = %root.display(), "the file system has no direct IO: using the page cache");
+    }
+    Ok(direct)
+}

@@ -1,0 +1,265 @@
+//! A blob on its way to the disk: hashed as it arrives, written behind the next receive, synced before it is named.
+//!
+//! Order for every chunk file: data written, tail cut, fdatasync, rename from its temporary name to its hash. After
+//! the last one the directories are synced, from the chunks up to the slot. Only then may a commit name the blob. A
+//! chunk of at most 64 KiB makes no file; its bytes go with the commit. Whatever fails, [`discard`] removes all of it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+
+use bytes::Bytes;
+use sha2::{Digest as _, Sha256};
+
+use super::layout;
+use crate::base::checksum::GranuleSums;
+use crate::base::ids::{BlobId, ChunkId};
+use crate::base::parts::{Part, Parts};
+use crate::io::buffer::Buffer;
+use crate::io::file::{RingFile, Writing, on_storage_thread};
+use crate::io::steps;
+use crate::limits::{CHUNK_SIZE, DIRECT_ALIGN, GRANULE_SIZE, INLINE_MAX, PART_SIZE, PARTS_PER_CHUNK, WRITES_IN_FLIGHT};
+
+const GRANULES_PER_PART: usize = (PART_SIZE / GRANULE_SIZE) as usize;
+
+/// How files are written.
+#[derive(Clone, Copy, Debug)]
+pub struct Mode {
+    /// Around the page cache.
+    pub direct: bool,
+    /// Synced before they are named.
+    pub synced: bool,
+}
+
+/// A chunk's file, not yet named by its hash.
+struct ChunkFile {
+    file: RingFile,
+    path: PathBuf,
+}
+
+/// A blob that is being received.
+pub struct Incoming {
+    slot_dir: PathBuf,
+    blob: BlobId,
+    mode: Mode,
+    /// Bytes of the current chunk that were hashed, and that were handed to the disk.
+    hashed: u64,
+    queued: u64,
+    hasher: Sha256,
+    sums: GranuleSums,
+    /// The hash of everything, beside the chunk's, where a digest of a blob of several chunks must be checked.
+    whole: Option<Sha256>,
+    whole_wanted: bool,
+    file: Option<ChunkFile>,
+    has_dir: bool,
+    writing: VecDeque<Writing>,
+    chunks: Vec<ChunkId>,
+    parts: Parts,
+    size: u64,
+}
+
+/// A blob whose chunks are on disk.
+#[derive(Debug)]
+pub struct Received {
+    /// Bytes.
+    pub size: u64,
+    /// All chunks in order.
+    pub chunks: Vec<ChunkId>,
+    /// Parts that were not taken by [`Incoming::take_parts`].
+    pub parts: Parts,
+    /// SHA-256 of the whole blob, if it was wanted or is known anyway.
+    pub digest: Option<[u8; 32]>,
+    /// Whether there is a directory.
+    pub has_dir: bool,
+}
+
+impl Incoming {
+    /// A blob of the slot in `slot_dir`; with `digest` the hash of the whole is kept.
+    pub fn new(slot_dir: PathBuf, blob: BlobId, mode: Mode, digest: bool) -> Self {
+        Self {
+            slot_dir,
+            blob,
+            mode,
+            hashed: 0,
+            queued: 0,
+            hasher: Sha256::new(),
+            sums: GranuleSums::default(),
+            whole: None,
+            whole_wanted: digest,
+            file: None,
+            has_dir: false,
+            writing: VecDeque::new(),
+            chunks: Vec::new(),
+            parts: Parts::default(),
+            size: 0,
+        }
+    }
+
+    /// Bytes that the current chunk still takes.
+    pub fn chunk_room(&self) -> u64 {
+        CHUNK_SIZE - self.hashed
+    }
+
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Takes the next bytes into the hashes, at most [`Incoming::chunk_room`].
+    pub fn absorb(&mut self, bytes: &[u8]) {
+        debug_assert!(bytes.len() as u64 <= self.chunk_room());
+        self.hasher.update(bytes);
+        if let Some(whole) = &mut self.whole {
+            whole.update(bytes);
+        }
+        self.sums.update(bytes);
+        self.hashed += bytes.len() as u64;
+        self.size += bytes.len() as u64;
+    }
+
+    /// Hands a buffer of absorbed bytes over to the disk. `last`: the blob ends with it; `rest`: bytes that are known
+    /// to follow. Only the last buffer of a chunk may end off a 4 KiB boundary. Gives a buffer back once its write is
+    /// done, for the next receive.
+    ///
+    /// # Errors
+    /// Those of the file steps and writes.
+    pub async fn write(&mut self, mut buffer: Buffer, last: bool, rest: Option<u64>) -> io::Result<Option<Buffer>> {
+        let len = buffer.len() as u64;
+        let ends = last || self.hashed == CHUNK_SIZE;
+        if ends && self.queued == 0 && len <= INLINE_MAX {
+            if len > 0 {
+                let first = self.chunks.len() as u64 * PARTS_PER_CHUNK;
+                self.parts.inline.push((first, Bytes::copy_from_slice(&buffer)));
+                self.end_chunk();
+            }
+            return Ok(Some(buffer));
+        }
+        if self.file.is_none() {
+            let expected = rest.map_or(CHUNK_SIZE, |rest| (self.queued + len).saturating_add(rest)).min(CHUNK_SIZE);
+            self.create_file(expected).await?;
+        }
+        let mut back = None;
+        if len > 0
+            && let Some(chunk) = &self.file
+        {
+            if self.mode.direct {
+                buffer.pad(DIRECT_ALIGN);
+            }
+            self.writing.push_back(chunk.file.write(buffer, self.queued));
+            self.queued += len;
+            back = self.drain(WRITES_IN_FLIGHT).await?;
+        } else {
+            back = back.or(Some(buffer));
+        }
+        if ends {
+            self.finish_file().await?;
+        }
+        Ok(back)
+    }
+
+    /// Waits until fewer than `most` writes are under way; gives back the last buffer that came free.
+    async fn drain(&mut self, most: usize) -> io::Result<Option<Buffer>> {
+        let mut back = None;
+        while self.writing.len() >= most.max(1)
+            && let Some(writing) = self.writing.pop_front()
+        {
+            let (result, buffer) = writing.await;
+            result?;
+            back = Some(buffer);
+        }
+        Ok(back)
+    }
+
+    async fn create_file(&mut self, expected: u64) -> io::Result<()> {
+        let dir = layout::chunks_dir(&self.slot_dir, self.blob);
+        let path = layout::temporary_file(&self.slot_dir, self.blob, self.chunks.len());
+        let (target, direct, has_dir) = (path.clone(), self.mode.direct, self.has_dir);
+        self.has_dir = true;
+        let file = on_storage_thread(move || {
+            if !has_dir {
+                std::fs::create_dir_all(&dir)?;
+            }
+            steps::create_file(&target, expected.next_multiple_of(DIRECT_ALIGN as u64), direct)
+        });
+        self.file = Some(ChunkFile { file: RingFile::new(file.await?)?, path });
+        Ok(())
+    }
+
+    async fn finish_file(&mut self) -> io::Result<()> {
+        self.drain(0).await?;
+        let (len, synced) = (self.queued, self.mode.synced);
+        let id = self.end_chunk();
+        let Some(chunk) = self.file.take() else { return Ok(()) };
+        let named = layout::chunk_file(&self.slot_dir, self.blob, id);
+        on_storage_thread(move || {
+            let file = std::fs::OpenOptions::new().write(true).open(&chunk.path)?;
+            file.set_len(len)?;
+            if synced {
+                file.sync_data()?;
+            }
+            std::fs::rename(&chunk.path, named)
+        })
+        .await
+    }
+
+    /// Closes the hashes of the current chunk.
+    fn end_chunk(&mut self) -> ChunkId {
+        if self.chunks.is_empty() && self.whole_wanted {
+            self.whole = Some(self.hasher.clone());
+        }
+        let id = ChunkId(self.hasher.finalize_reset().into());
+        let sums = self.sums.take();
+        self.parts.parts.extend(sums.chunks(GRANULES_PER_PART).map(|sums| Part { chunk: id, sums: sums.to_vec() }));
+        self.chunks.push(id);
+        self.hashed = 0;
+        self.queued = 0;
+        id
+    }
+
+    /// Chunks whose parts are held in memory.
+    pub fn held_chunks(&self) -> usize {
+        self.parts.parts.len() / PARTS_PER_CHUNK as usize
+    }
+
+    /// Takes the parts so far, to be staged.
+    pub fn take_parts(&mut self) -> Parts {
+        let next = self.parts.first + self.parts.parts.len() as u64;
+        std::mem::replace(&mut self.parts, Parts { first: next, ..Parts::default() })
+    }
+
+    /// After the last buffer: syncs the directories.
+    ///
+    /// # Errors
+    /// Those of fsync(2).
+    pub async fn finish(self) -> io::Result<Received> {
+        if self.has_dir && self.mode.synced {
+            let (slot_dir, blob) = (self.slot_dir, self.blob);
+            on_storage_thread(move || {
+                steps::sync_dir(&layout::chunks_dir(&slot_dir, blob))?;
+                steps::sync_dir(&layout::blob_dir(&slot_dir, blob))?;
+                steps::sync_dir(&layout::blobs_dir(&slot_dir))?;
+                steps::sync_dir(&slot_dir)
+            })
+            .await?;
+        }
+        let digest = match (self.whole, self.chunks.as_slice()) {
+            (Some(whole), _) => Some(whole.finalize().into()),
+            (None, []) => Some(Sha256::digest([]).into()),
+            (None, [only]) => Some(only.0),
+            _ => None,
+        };
+        let Self { size, chunks, parts, has_dir, .. } = self;
+        Ok(Received { size, chunks, parts, digest, has_dir })
+    }
+}
+
+/// Removes all files of a blob that nothing names.
+///
+/// # Errors
+/// Those of unlink(2) and rmdir(2); a directory that is not there is no error.
+pub fn discard(slot_dir: &std::path::Path, blob: BlobId) -> io::Result<()> {
+    match std::fs::remove_dir_all(layout::blob_dir(slot_dir, blob)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

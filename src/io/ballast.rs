@@ -1,0 +1,40 @@
+//! A file that holds some of a disk's space, to be given up when a delete finds none.
+
+use std::path::{Path, PathBuf};
+
+use super::steps;
+use crate::limits::BALLAST;
+
+/// The ballast of one disk.
+#[derive(Debug)]
+pub struct Ballast {
+    file: PathBuf,
+}
+
+impl Ballast {
+    /// The ballast of the disk at `root`; [`Ballast::refill`] makes it.
+    pub fn new(root: &Path) -> Self {
+        Self { file: root.join("ballast") }
+    }
+
+    /// Takes its space, where the disk has it.
+    pub fn refill(&self) {
+        if std::fs::metadata(&self.file).map_or(0, |meta| meta.len()) >= BALLAST {
+            return;
+        }
+        if let Err(error) = steps::allocate_whole(&self.file, BALLAST) {
+            tracing::warn!(file = %self.file.display(), %error, "no space for the ballast");
+            // Half a ballast would count as a whole one.
+            self.give_up();
+        }
+    }
+
+    /// Gives its space back; false if there was none.
+    pub fn give_up(&self) -> bool {
+        let had = std::fs::metadata(&self.file).is_ok_and(|meta| meta.len() > 0);
+        if had {
+            tracing::warn!(file = %self.file.display(), "disk full: the ballast is given up for deletes");
+        }
+        std::fs::remove_file(&self.file).is_ok() && had
+    }
+}

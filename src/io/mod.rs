@@ -1,0 +1,9 @@
+//! Bytes and the kernel: aligned buffers, files, sockets, the block cache. It knows no blob.
+
+pub mod ballast;
+pub mod budget;
+pub mod buffer;
+pub mod cache;
+pub mod file;
+pub mod send;
+pub mod steps;

@@ -1,0 +1,78 @@
+//! Blocking file steps: they run on storage threads and at the start, never on a ring's thread.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, OFlags};
+
+/// Makes a directory and its parents, each one's entry on disk when this returns.
+///
+/// # Errors
+/// Those of mkdir(2) and fsync(2).
+pub fn create_dir_synced(dir: &Path) -> io::Result<()> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let Some(parent) = dir.parent() else { return Ok(()) };
+    create_dir_synced(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_dir(parent),
+    }
+}
+
+/// Syncs a directory's entries.
+///
+/// # Errors
+/// Those of open(2) and fsync(2).
+pub fn sync_dir(dir: &Path) -> io::Result<()> {
+    File::open(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })?.sync_all()
+}
+
+/// Makes a new file of `len` bytes for writing, its blocks reserved; `direct` bypasses the page cache.
+///
+/// # Errors
+/// Those of open(2) and fallocate(2).
+pub fn create_file(path: &Path, len: u64, direct: bool) -> io::Result<File> {
+    let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
+    let file = OpenOptions::new().write(true).create_new(true).custom_flags(flags.bits() as i32).open(path)?;
+    allocate(&file, len)?;
+    Ok(file)
+}
+
+/// Reserves blocks; a file system without fallocate gets none, which costs speed only.
+fn allocate(file: &File, len: u64) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, len) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes a file of `len` reserved bytes, or lengthens it.
+///
+/// # Errors
+/// Those of open(2) and fallocate(2).
+pub fn allocate_whole(path: &Path, len: u64) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
+    Ok(rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len)?)
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// Those of open(2).
+pub fn open_file(path: &Path, direct: bool) -> io::Result<File> {
+    let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
+    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+}
+
+/// Bytes that a user may still write to the file system of `path`.
+///
+/// # Errors
+/// Those of statvfs(3).
+pub fn free_space(path: &Path) -> io::Result<u64> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}

@@ -1,0 +1,242 @@
+//! Changes to a slot, each inside the writer's transaction: a refused one has changed nothing.
+
+use std::fmt::Write as _;
+
+use rusqlite::Connection;
+
+use super::query;
+use super::schema::{part_key, part_keys};
+use super::types::{BlobRecord, Failure, NewBlob, Row, Stored, Which};
+use crate::base::clock::Timestamp;
+use crate::base::error::{Code, Error};
+use crate::base::ids::{BlobId, ChunkId};
+use crate::base::parts::Parts;
+use crate::limits::{CHUNK_SIZE, NUMBER_MAX};
+use crate::wire::condition::{Conditions, Current, Verdict};
+
+type Result<T> = std::result::Result<T, Failure>;
+
+/// What a transaction knows of itself.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment {
+    /// Its number.
+    pub seq: u64,
+    /// Its time.
+    pub now: Timestamp,
+    /// Live versions a path keeps; 0: all.
+    pub keep_versions: u64,
+}
+
+fn refuse<T>(code: Code, message: impl Into<std::borrow::Cow<'static, str>>) -> Result<T> {
+    Err(Error::new(code, message).into())
+}
+
+fn live(record: Option<&BlobRecord>) -> Option<&BlobRecord> {
+    record.filter(|record| record.tombstoned_at.is_none())
+}
+
+pub(super) fn check(conditions: &Conditions, current: Option<&BlobRecord>) -> Result<()> {
+    if conditions.is_empty() {
+        return Ok(());
+    }
+    let etag = current.map(|record| record.blob_id.to_string());
+    let current = current
+        .zip(etag.as_deref())
+        .map(|(record, etag)| Current { etag, modified: record.created_at.seconds() });
+    match conditions.evaluate_write(current) {
+        Verdict::Proceed => Ok(()),
+        _ => refuse(Code::PreconditionFailed, "a condition of the request does not hold for the current version"),
+    }
+}
+
+/// What a PUT will be refused for whatever its bytes are.
+pub(super) fn admit(db: &Connection, path: &str, version: Option<u64>, conditions: &Conditions) -> Result<()> {
+    let current = match version {
+        Some(version) => query::at_version(db, path, version)?,
+        None => query::newest(db, path)?,
+    };
+    match (version, &current) {
+        (Some(version), Some(record)) if record.tombstoned_at.is_some() => refuse(
+            Code::VersionConflict,
+            format!("version {version} of '{path}' was deleted and its number is not given again: use a higher one"),
+        ),
+        (None, Some(record)) if record.version >= NUMBER_MAX => {
+            refuse(Code::VersionConflict, format!("'{path}' has the highest version there can be"))
+        }
+        _ => check(conditions, live(current.as_ref())),
+    }
+}
+
+/// Makes a blob visible.
+pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stored> {
+    admit(db, &new.path, new.version, &new.conditions)?;
+    if let Some(version) = new.version
+        && let Some(record) = query::at_version(db, &new.path, version)?
+    {
+        let same = record.size == new.size && query::chunk_ids(db, record.row, 0, record.chunks())? == new.chunks;
+        return if same {
+            abandon(db, new.staged)?;
+            Ok(Stored { record, created: false })
+        } else {
+            refuse(
+                Code::VersionConflict,
+                format!("version {version} of '{}' exists with other bytes: use another version", new.path),
+            )
+        };
+    }
+    let version = match new.version {
+        Some(version) => version,
+        None => query::newest(db, &new.path)?.map_or(1, |newest| newest.version + 1),
+    };
+    let row = match new.staged {
+        Some(row) => {
+            db.prepare_cached("DELETE FROM uploads WHERE pk = ?1")?.execute([row.0])?;
+            row
+        }
+        None => query::next_row(db)?,
+    };
+    db.prepare_cached(
+        "INSERT INTO blobs (pk, path, version, blob_id, size, created_at, seq, headers, chunks)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute((
+        row.0,
+        &new.path,
+        version,
+        new.blob_id.to_string(),
+        new.size,
+        moment.now.to_string(),
+        moment.seq,
+        &new.headers,
+        chunk_list(&new.chunks, new.size),
+    ))?;
+    insert_parts(db, row, &new.parts)?;
+    if moment.keep_versions > 0 {
+        tombstone_old(db, &new.path, moment)?;
+    }
+    let record = BlobRecord {
+        row,
+        version,
+        blob_id: new.blob_id,
+        size: new.size,
+        created_at: moment.now,
+        tombstoned_at: None,
+        headers: new.headers.clone(),
+    };
+    Ok(Stored { record, created: true })
+}
+
+/// `[{"id": sha256, "len": bytes}, ...]`
+fn chunk_list(chunks: &[ChunkId], size: u64) -> String {
+    let mut json = String::with_capacity(chunks.len() * 96 + 2);
+    json.push('[');
+    for (index, id) in chunks.iter().enumerate() {
+        let len = (size - index as u64 * CHUNK_SIZE).min(CHUNK_SIZE);
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(json, "{comma}{{\"id\":\"{id}\",\"len\":{len}}}");
+    }
+    json.push(']');
+    json
+}
+
+fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached("INSERT INTO parts (key, chunk_id, sums) VALUES (?1, ?2, ?3)")?;
+    for (number, part) in (parts.first..).zip(&parts.parts) {
+        let sums: Vec<u8> = part.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
+        insert.execute((part_key(row, number), &part.chunk.0[..], sums))?;
+    }
+    let mut insert = db.prepare_cached("INSERT INTO inline_chunks (key, bytes) VALUES (?1, ?2)")?;
+    for (number, bytes) in &parts.inline {
+        insert.execute((part_key(row, *number), &bytes[..]))?;
+    }
+    Ok(())
+}
+
+/// Stores parts of an upload that is still running; invisible until its PUT.
+pub(super) fn stage(db: &Connection, staged: Option<Row>, blob_id: BlobId, parts: &Parts) -> rusqlite::Result<Row> {
+    let row = match staged {
+        Some(row) => row,
+        None => {
+            let row = query::next_row(db)?;
+            db.prepare_cached("INSERT INTO uploads (pk, blob_id) VALUES (?1, ?2)")?
+                .execute((row.0, blob_id.to_string()))?;
+            row
+        }
+    };
+    insert_parts(db, row, parts)?;
+    Ok(row)
+}
+
+/// Forgets what an upload staged.
+pub(super) fn abandon(db: &Connection, staged: Option<Row>) -> rusqlite::Result<()> {
+    if let Some(row) = staged {
+        delete_parts(db, row)?;
+        db.prepare_cached("DELETE FROM uploads WHERE pk = ?1")?.execute([row.0])?;
+    }
+    Ok(())
+}
+
+fn delete_parts(db: &Connection, row: Row) -> rusqlite::Result<()> {
+    db.prepare_cached("DELETE FROM parts WHERE key BETWEEN ?1 AND ?2")?.execute(part_keys(row))?;
+    db.prepare_cached("DELETE FROM inline_chunks WHERE key BETWEEN ?1 AND ?2")?.execute(part_keys(row))?;
+    Ok(())
+}
+
+/// Tombstones versions of a path; answers with the highest of them.
+pub(super) fn delete(
+    db: &Connection,
+    path: &str,
+    which: Which,
+    conditions: &Conditions,
+    moment: Moment,
+) -> Result<BlobRecord> {
+    let newest = query::newest(db, path)?;
+    let target = match which {
+        Which::Newest => newest,
+        Which::Version(version) => query::at_version(db, path, version)?,
+        Which::All => newest_live(db, path)?,
+    };
+    let Some(target) = target.filter(|record| record.tombstoned_at.is_none()) else {
+        return refuse(Code::BlobNotFound, format!("'{path}' has no such version to delete"));
+    };
+    check(conditions, Some(&target))?;
+    let now = moment.now.to_string();
+    if which == Which::All {
+        db.prepare_cached("UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE path = ?3 AND tombstoned_at IS NULL")?
+            .execute((now, moment.seq, path))?;
+    } else {
+        db.prepare_cached("UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE pk = ?3")?
+            .execute((now, moment.seq, target.row.0))?;
+    }
+    Ok(target)
+}
+
+fn newest_live(db: &Connection, path: &str) -> Result<Option<BlobRecord>> {
+    let version: Option<u64> = db
+        .prepare_cached("SELECT max(version) FROM blobs WHERE path = ?1 AND tombstoned_at IS NULL")?
+        .query_row([path], |row| row.get(0))?;
+    Ok(version.map(|version| query::at_version(db, path, version)).transpose()?.flatten())
+}
+
+/// Tombstones all but the newest `keep_versions` live versions.
+fn tombstone_old(db: &Connection, path: &str, moment: Moment) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE path = ?3 AND tombstoned_at IS NULL AND version <
+           (SELECT version FROM blobs WHERE path = ?3 AND tombstoned_at IS NULL ORDER BY version DESC LIMIT 1 OFFSET ?4)",
+    )?
+    .execute((moment.now.to_string(), moment.seq, path, moment.keep_versions - 1))?;
+    Ok(())
+}
+
+/// Records that the chunks of tombstoned versions are gone; the rows stay, so that their numbers are never given again.
+pub(super) fn dropped(db: &Connection, rows: &[Row], moment: Moment) -> Result<()> {
+    for row in rows {
+        delete_parts(db, *row)?;
+        db.prepare_cached(
+            "UPDATE blobs SET dropped_at = ?1, chunks = '[]' WHERE pk = ?2 AND tombstoned_at IS NOT NULL",
+        )?
+        .execute((moment.now.to_string(), row.0))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,16 @@
+//! Metadata: one SQLite database per slot, and one derived listing index per disk.
+//!
+//! What always holds: only a slot's writer changes its database; nothing is answered before its commit is on disk;
+//! a slot whose database is damaged is out of service, and no other slot is. SQLite runs on threads of its own, never
+//! on a ring's thread.
+
+mod apply;
+mod databases;
+pub mod index;
+mod index_db;
+mod query;
+pub mod reader;
+pub mod schema;
+pub mod slots;
+pub mod types;
+pub mod writer;

@@ -1,0 +1,155 @@
+//! The schema of a slot's database, and how it is opened.
+//!
+//! `blobs` and `blob_chunk_archives` are the public tables. `blobs.chunks` stands last, so that no other column has
+//! to be read across the pages of a long chunk list; ranged reads never touch it, they find chunk and checksums of
+//! each 2 MiB part in `parts`, keyed by `blobs.pk << 24 | part`, in one page each.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+use super::types::Row;
+
+/// File name of a slot's database.
+pub(super) const FILE: &str = "meta.sqlite3";
+
+/// "AmBr" in the file's header: this is a slot of AmberBlob.
+const APPLICATION_ID: i32 = 0x416d_4272;
+const VERSION: i32 = 1;
+/// KiB of page cache per connection.
+const CACHE_KIB: i32 = 256;
+
+const TABLES: &str = "
+CREATE TABLE blobs (
+    pk INTEGER PRIMARY KEY AUTOINCREMENT,
+    path TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    blob_id TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    created_at TEXT NOT NULL,
+    tombstoned_at TEXT,
+    dropped_at TEXT,            -- when the chunks of a tombstoned version went
+    seq INTEGER NOT NULL,       -- number of the transaction that last changed the row
+    headers TEXT NOT NULL,      -- JSON: [[name, value], ...]
+    chunks TEXT NOT NULL,       -- JSON: [{\"id\": sha256, \"len\": bytes}, ...]
+    UNIQUE (path, version)
+);
+CREATE UNIQUE INDEX idx_blobs_blob_id ON blobs (blob_id);
+CREATE INDEX idx_blobs_seq ON blobs (seq);
+CREATE INDEX idx_blobs_undropped ON blobs (tombstoned_at) WHERE tombstoned_at IS NOT NULL AND dropped_at IS NULL;
+CREATE TABLE blob_chunk_archives (
+    pk INTEGER PRIMARY KEY AUTOINCREMENT,
+    blob_id TEXT NOT NULL,
+    chunk_id TEXT NOT NULL,
+    length INTEGER NOT NULL,
+    archived_at TEXT NOT NULL,
+    target_path TEXT NOT NULL,
+    target_version INTEGER,
+    target_range_start INTEGER NOT NULL,
+    target_range_end INTEGER NOT NULL,
+    UNIQUE (blob_id, chunk_id)
+);
+-- One row per 2 MiB of a blob: blobs.pk << 24 | part.
+CREATE TABLE parts (
+    key INTEGER PRIMARY KEY,
+    chunk_id BLOB NOT NULL,     -- 32 bytes
+    sums BLOB NOT NULL          -- CRC32C of each 16 KiB, little-endian
+);
+-- Chunks of at most 64 KiB: key of the chunk's first part.
+CREATE TABLE inline_chunks (
+    key INTEGER PRIMARY KEY,
+    bytes BLOB NOT NULL
+);
+-- Uploads that have staged parts and no row in blobs yet.
+CREATE TABLE uploads (
+    pk INTEGER PRIMARY KEY,
+    blob_id TEXT NOT NULL
+);
+";
+
+const PART_BITS: u32 = 24;
+const _: () = assert!(crate::limits::BLOB_MAX / crate::limits::PART_SIZE <= 1 << PART_BITS, "part numbers fit their bits");
+
+/// The key of a part of the version in `row`.
+pub(super) fn part_key(row: Row, part: u64) -> i64 {
+    row.0 << PART_BITS | part as i64
+}
+
+/// The keys of all parts of the version in `row`: first and last.
+pub(super) fn part_keys(row: Row) -> (i64, i64) {
+    (part_key(row, 0), part_key(row, (1 << PART_BITS) - 1))
+}
+
+/// The part number in a key.
+pub(super) fn part_of(key: i64) -> u64 {
+    key as u64 & ((1 << PART_BITS) - 1)
+}
+
+/// How much a commit promises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Every commit is on disk before it is answered.
+    Full,
+    /// The last commits may be lost in a power cut.
+    Relaxed,
+}
+
+/// Makes a new database in `dir`, on disk with its directory entry when this returns.
+pub(super) fn create(dir: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(dir.join(FILE), flags)?;
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    prepare_writer(&db, durability)?;
+    // A crash may have left an empty file, or the whole schema: one transaction makes all of it or nothing.
+    let made: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if made == 0 {
+        db.execute_batch(&format!(
+            "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        ))?;
+    }
+    Ok(db)
+}
+
+/// Opens the database in `dir` for its writer.
+pub(super) fn open_writer(dir: &Path, durability: Durability) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(dir.join(FILE), flags)?;
+    prepare_writer(&db, durability)?;
+    check_identity(&db)?;
+    Ok(db)
+}
+
+/// Opens the database in `dir` for reading.
+pub(super) fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(dir.join(FILE), flags)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    check_identity(&db)?;
+    db.set_prepared_statement_cache_capacity(16);
+    Ok(db)
+}
+
+fn prepare_writer(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.pragma_update(None, "synchronous", if durability == Durability::Full { "FULL" } else { "NORMAL" })?;
+    db.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    db.pragma_update(None, "journal_size_limit", 4 << 20)?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+/// Refuses a database that is not a slot of this format.
+fn check_identity(db: &Connection) -> rusqlite::Result<()> {
+    let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if (application, version) == (APPLICATION_ID, VERSION) {
+        return Ok(());
+    }
+    Err(rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
+        Some(format!("not a slot database of format {VERSION} (application {application:#x}, version {version})")),
+    ))
+}

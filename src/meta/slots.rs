@@ -1,0 +1,132 @@
+//! What all threads share of the slots: where each lives, whether it is in service, and its generation.
+//!
+//! A slot's generation rises at every commit, before the commit is answered. An answer read at a generation is good
+//! while the generation is the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::base::clock::Timestamp;
+use crate::base::error::{Code, Error, Result};
+use crate::base::slot::Slot;
+
+/// Whether a slot can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// On disk, not looked at since the start.
+    Unchecked,
+    /// Has never held a blob; nothing is on disk.
+    Unborn,
+    /// In service.
+    Ready,
+    /// Out of service, for a reason that `/readyz` names.
+    Failed,
+}
+
+const STATES: [State; 4] = [State::Unchecked, State::Unborn, State::Ready, State::Failed];
+
+/// Never, as a time at which chunks are due to be dropped.
+const NEVER: i64 = i64::MAX;
+
+struct Entry {
+    dir: PathBuf,
+    disk: usize,
+    state: AtomicU8,
+    generation: AtomicU64,
+    oldest_tombstone: AtomicI64,
+    reason: Mutex<String>,
+}
+
+/// The table of all slots.
+pub struct Slots {
+    entries: Vec<Entry>,
+}
+
+impl Slots {
+    /// The table, from each slot's disk, directory and first state, in order.
+    pub fn new(slots: impl Iterator<Item = (usize, PathBuf, State)>) -> Self {
+        let entry = |(disk, dir, state): (usize, PathBuf, State)| Entry {
+            dir,
+            disk,
+            state: AtomicU8::new(state as u8),
+            generation: AtomicU64::new(0),
+            oldest_tombstone: AtomicI64::new(NEVER),
+            reason: Mutex::default(),
+        };
+        Self { entries: slots.map(entry).collect() }
+    }
+
+    fn entry(&self, slot: Slot) -> &Entry {
+        &self.entries[slot.index()]
+    }
+
+    /// The slot's directory.
+    pub fn dir(&self, slot: Slot) -> &Path {
+        &self.entry(slot).dir
+    }
+
+    /// Index of the slot's disk.
+    pub fn disk(&self, slot: Slot) -> usize {
+        self.entry(slot).disk
+    }
+
+    /// Whether the slot can be used.
+    pub fn state(&self, slot: Slot) -> State {
+        STATES[usize::from(self.entry(slot).state.load(Ordering::Acquire))]
+    }
+
+    /// The slot's generation.
+    pub fn generation(&self, slot: Slot) -> u64 {
+        self.entry(slot).generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn raise_generation(&self, slot: Slot) {
+        self.entry(slot).generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn set_ready(&self, slot: Slot) {
+        self.entry(slot).state.store(State::Ready as u8, Ordering::Release);
+    }
+
+    /// Takes a slot out of service.
+    pub fn fail(&self, slot: Slot, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::error!(%slot, %reason, "slot out of service");
+        *self.entry(slot).reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        self.entry(slot).state.store(State::Failed as u8, Ordering::Release);
+    }
+
+    /// Why a slot is out of service.
+    pub fn reason(&self, slot: Slot) -> String {
+        self.entry(slot).reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Refuses a request for a slot that is not in service.
+    ///
+    /// # Errors
+    /// `SlotUnavailable`.
+    pub fn admit(&self, slot: Slot) -> Result<()> {
+        let message = match self.state(slot) {
+            State::Ready | State::Unborn => return Ok(()),
+            State::Unchecked => format!("slot {slot} is being checked after the start: try again in a second"),
+            State::Failed => format!("slot {slot} is out of service: {}; see /readyz", self.reason(slot)),
+        };
+        Err(Error::new(Code::SlotUnavailable, message))
+    }
+
+    /// Notes that the slot's oldest tombstone with chunks is now this one.
+    pub(super) fn set_oldest_tombstone(&self, slot: Slot, time: Option<Timestamp>) {
+        self.entry(slot).oldest_tombstone.store(time.map_or(NEVER, |time| time.0), Ordering::Release);
+    }
+
+    /// Notes a new tombstone.
+    pub(super) fn note_tombstone(&self, slot: Slot, time: Timestamp) {
+        self.entry(slot).oldest_tombstone.fetch_min(time.0, Ordering::AcqRel);
+    }
+
+    /// Whether the slot has chunks of versions tombstoned at or before `until`.
+    pub fn has_tombstones(&self, slot: Slot, until: Timestamp) -> bool {
+        self.state(slot) == State::Ready && self.entry(slot).oldest_tombstone.load(Ordering::Acquire) <= until.0
+    }
+}

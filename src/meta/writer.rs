@@ -1,0 +1,451 @@
+//! The metadata writers: one thread per core, the only one that changes the databases of that core's slots.
+//!
+//! Group commit: a writer takes what is waiting, and makes the changes of one slot in one transaction. Whoever asked
+//! is answered after the commit is on disk, the slot's generation is raised and the change is on its way to the
+//! listing index. A commit that fails may or may not be on disk: the slot is then out of service until a restart has
+//! read its database again.
+
+use std::sync::Arc;
+use std::thread;
+
+use async_channel::{Receiver, Sender};
+use futures_channel::oneshot;
+use rusqlite::{Connection, ErrorCode};
+
+use super::apply::{self, Moment};
+use super::databases::Databases;
+use super::index::{Change, Indexes};
+use super::query;
+use super::schema::{self, Durability};
+use super::slots::{Slots, State};
+use super::types::{BlobRecord, Failure, NewBlob, Reply, Row, Stored, Which};
+use crate::base::clock::Timestamp;
+use crate::base::error::{Code, Error, Result};
+use crate::base::ids::BlobId;
+use crate::base::parts::Parts;
+use crate::base::slot::Slot;
+use crate::io::ballast::Ballast;
+use crate::limits::{COMMIT_BATCH, WRITER_QUEUE};
+use crate::wire::condition::Conditions;
+
+enum Op {
+    Birth(Reply<()>),
+    Put(Box<NewBlob>, Reply<Stored>),
+    Stage { staged: Option<Row>, blob_id: BlobId, parts: Parts, reply: Reply<Row> },
+    Abandon(Row),
+    Delete { path: String, which: Which, conditions: Conditions, reply: Reply<BlobRecord> },
+    Dropped { rows: Vec<Row>, reply: Reply<()> },
+}
+
+/// What an operation came to, before its commit.
+enum Answer {
+    Done,
+    Stored(Stored),
+    Staged(Row),
+    Deleted(BlobRecord),
+}
+
+impl Answer {
+    fn changes_versions(&self) -> bool {
+        matches!(self, Self::Deleted(_) | Self::Stored(Stored { created: true, .. }))
+    }
+}
+
+/// What all writers go by.
+#[derive(Clone)]
+pub struct Rules {
+    /// How much a commit promises.
+    pub durability: Durability,
+    /// Live versions a path keeps; 0: all.
+    pub keep_versions: u64,
+    /// Each disk's ballast, given up when a delete finds no space.
+    pub ballast: Arc<Vec<Ballast>>,
+}
+
+/// The writers of all cores.
+#[derive(Clone)]
+pub struct Writers {
+    slots: Arc<Slots>,
+    queues: Vec<Sender<(Slot, Op)>>,
+}
+
+impl Writers {
+    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub fn start(slots: &Arc<Slots>, indexes: &Indexes, rules: &Rules, cores: usize) -> std::io::Result<Self> {
+        let start = |core: usize| {
+            let (queue, ops) = async_channel::bounded(WRITER_QUEUE);
+            let mut writer = Writer {
+                slots: Arc::clone(slots),
+                indexes: indexes.clone(),
+                rules: rules.clone(),
+                databases: Databases::new(),
+            };
+            thread::Builder::new().name(format!("meta-write-{core}")).spawn(move || {
+                Slot::all().filter(|slot| slot.core(cores) == core).for_each(|slot| writer.check(slot));
+                writer.run(&ops);
+            })?;
+            Ok(queue)
+        };
+        Ok(Self { slots: Arc::clone(slots), queues: (0..cores).map(start).collect::<std::io::Result<_>>()? })
+    }
+
+    async fn send(&self, slot: Slot, op: Op) -> Result<()> {
+        self.slots.admit(slot)?;
+        let queue = &self.queues[slot.core(self.queues.len())];
+        queue.send((slot, op)).await.map_err(|_| stopped())
+    }
+
+    async fn ask<T>(&self, slot: Slot, op: impl FnOnce(Reply<T>) -> Op) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(slot, op(reply)).await?;
+        answer.await.map_err(|_| stopped())?
+    }
+
+    /// Makes sure that the slot is on disk.
+    pub async fn birth(&self, slot: Slot) -> Result<()> {
+        if self.slots.state(slot) == State::Unborn { self.ask(slot, Op::Birth).await } else { self.slots.admit(slot) }
+    }
+
+    /// Makes a blob visible; its chunks are on disk.
+    pub async fn put(&self, slot: Slot, blob: NewBlob) -> Result<Stored> {
+        self.ask(slot, |reply| Op::Put(Box::new(blob), reply)).await
+    }
+
+    /// Stores parts of a running upload, invisible until its PUT.
+    pub async fn stage(&self, slot: Slot, staged: Option<Row>, blob_id: BlobId, parts: Parts) -> Result<Row> {
+        self.ask(slot, |reply| Op::Stage { staged, blob_id, parts, reply }).await
+    }
+
+    /// Forgets what an upload staged.
+    pub async fn abandon(&self, slot: Slot, staged: Row) -> Result<()> {
+        self.send(slot, Op::Abandon(staged)).await
+    }
+
+    /// Tombstones versions; answers with the highest of them.
+    pub async fn delete(&self, slot: Slot, path: &str, which: Which, conditions: Conditions) -> Result<BlobRecord> {
+        let path = path.to_owned();
+        self.ask(slot, |reply| Op::Delete { path, which, conditions, reply }).await
+    }
+
+    /// Records that the chunks of tombstoned versions are gone.
+    pub async fn dropped(&self, slot: Slot, rows: Vec<Row>) -> Result<()> {
+        self.ask(slot, |reply| Op::Dropped { rows, reply }).await
+    }
+}
+
+fn stopped() -> Error {
+    Error::new(Code::OutcomeUnknown, "the metadata writer has stopped; see the server's log")
+}
+
+/// Turns a failure of SQLite into what the client is told, and takes a damaged slot out of service.
+pub(super) fn refusal(slots: &Slots, slot: Slot, error: &rusqlite::Error) -> Error {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => {
+            Error::new(Code::DiskFull, "the disk is full: delete blobs or add space, then try again")
+        }
+        Some(ErrorCode::DatabaseBusy | ErrorCode::OutOfMemory) => {
+            Error::new(Code::SlotUnavailable, format!("slot {slot}: {error}: try again"))
+        }
+        _ => {
+            slots.fail(slot, format!("{}: {error}", slots.dir(slot).join(schema::FILE).display()));
+            Error::new(Code::SlotUnavailable, format!("slot {slot} is out of service: {error}; see /readyz"))
+        }
+    }
+}
+
+/// A transaction that did not come to pass.
+enum Aborted {
+    /// Before its commit: nothing of it is on disk.
+    Before(rusqlite::Error),
+    /// In its commit: all of it may be on disk, or nothing.
+    InCommit(rusqlite::Error),
+}
+
+struct Writer {
+    slots: Arc<Slots>,
+    indexes: Indexes,
+    rules: Rules,
+    databases: Databases,
+}
+
+impl Writer {
+    /// Takes batches until all askers are gone.
+    fn run(&mut self, ops: &Receiver<(Slot, Op)>) {
+        while let Ok(first) = ops.recv_blocking() {
+            let mut batch = vec![first];
+            while batch.len() < COMMIT_BATCH
+                && let Ok(next) = ops.try_recv()
+            {
+                batch.push(next);
+            }
+            batch.sort_by_key(|(slot, _)| *slot);
+            for group in into_groups(batch) {
+                self.group(group.0, group.1);
+            }
+        }
+    }
+
+    /// Looks at a slot's database after the start: its identity, what a crash left staged, what the index lacks.
+    fn check(&mut self, slot: Slot) {
+        if self.slots.state(slot) != State::Unchecked {
+            return;
+        }
+        match self.try_check(slot) {
+            Ok(()) => self.slots.set_ready(slot),
+            Err(error) => {
+                self.databases.close(slot);
+                refusal(&self.slots, slot, &error);
+                if self.slots.state(slot) == State::Unchecked {
+                    self.slots.fail(slot, error.to_string());
+                }
+            }
+        }
+    }
+
+    fn try_check(&mut self, slot: Slot) -> rusqlite::Result<()> {
+        let db = open(&mut self.databases, &self.slots, slot, self.rules.durability)?;
+        let staged = query::staged(db)?;
+        if !staged.is_empty() {
+            db.execute_batch("BEGIN IMMEDIATE")?;
+            for row in staged {
+                apply::abandon(db, Some(row))?;
+            }
+            db.execute_batch("COMMIT")?;
+        }
+        self.slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
+        let (last, indexed) = (query::last_seq(db)?, self.indexes.applied(slot));
+        if last != indexed {
+            // An index that is ahead of its slot has seen what the slot lost: it starts again.
+            let reset = indexed > last;
+            let paths = query::changed_since(db, if reset { 0 } else { indexed })?;
+            let entries = query::entries(db, &paths)?;
+            self.indexes.apply(self.slots.disk(slot), Change { slot, seq: last, reset, entries });
+        }
+        Ok(())
+    }
+
+    /// Makes the changes of one slot, and answers them.
+    fn group(&mut self, slot: Slot, ops: Vec<Op>) {
+        if let Err(error) = self.bring_up(slot) {
+            return ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
+        }
+        match self.transaction(slot, &ops) {
+            Ok(results) => ops.into_iter().zip(results).for_each(|(op, result)| op.answer(result)),
+            Err(Aborted::Before(error) | Aborted::InCommit(error)) if is_full(&error) => {
+                for op in ops {
+                    let result = self.alone(slot, &op);
+                    op.answer(result);
+                }
+            }
+            Err(Aborted::Before(error)) => {
+                self.databases.close(slot);
+                let error = refusal(&self.slots, slot, &error);
+                ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
+            }
+            Err(Aborted::InCommit(error)) => {
+                self.databases.close(slot);
+                self.slots.fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
+                let unknown = Error::new(
+                    Code::OutcomeUnknown,
+                    format!("slot {slot}: the commit failed and may or may not be on disk: {error}"),
+                );
+                ops.into_iter().for_each(|op| op.answer(Err(unknown.clone())));
+            }
+        }
+    }
+
+    /// Makes one change by itself, on a disk that is full; what gives space back gets the ballast.
+    fn alone(&mut self, slot: Slot, op: &Op) -> Result<Answer> {
+        let frees = matches!(op, Op::Delete { .. } | Op::Dropped { .. } | Op::Abandon(_));
+        loop {
+            match self.transaction(slot, std::slice::from_ref(op)) {
+                Ok(mut results) => return results.pop().unwrap_or_else(|| Err(stopped())),
+                Err(Aborted::Before(error) | Aborted::InCommit(error)) => {
+                    if is_full(&error) && frees && self.rules.ballast[self.slots.disk(slot)].give_up() {
+                        continue;
+                    }
+                    return Err(refusal(&self.slots, slot, &error));
+                }
+            }
+        }
+    }
+
+    /// Makes an unborn slot, and refuses one that is out of service.
+    fn bring_up(&mut self, slot: Slot) -> Result<()> {
+        if self.slots.state(slot) == State::Unborn {
+            let made = crate::io::steps::create_dir_synced(self.slots.dir(slot))
+                .map_err(|error| (error.raw_os_error() == Some(libc::ENOSPC), error.to_string()))
+                .and_then(|()| {
+                    schema::create(self.slots.dir(slot), self.rules.durability)
+                        .map_err(|error| (is_full(&error), error.to_string()))
+                })
+                .and_then(|db| {
+                    crate::io::steps::sync_dir(self.slots.dir(slot)).map_err(|error| (false, error.to_string()))?;
+                    Ok(db)
+                });
+            match made {
+                Ok(db) => {
+                    self.databases.insert(slot, db);
+                    self.slots.set_ready(slot);
+                }
+                Err((true, error)) => {
+                    return Err(Error::new(Code::DiskFull, format!("slot {slot} cannot be made: {error}")));
+                }
+                Err((false, error)) => {
+                    return Err(Error::new(Code::SlotUnavailable, format!("slot {slot} cannot be made: {error}")));
+                }
+            }
+        }
+        self.slots.admit(slot)
+    }
+
+    /// One transaction for all of `ops`; a refused one changes nothing and does not stop the others.
+    fn transaction(&mut self, slot: Slot, ops: &[Op]) -> std::result::Result<Vec<Result<Answer>>, Aborted> {
+        let db = open(&mut self.databases, &self.slots, slot, self.rules.durability).map_err(Aborted::Before)?;
+        let made = prepare(db, ops, self.rules.keep_versions);
+        let (results, change) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                roll_back(db);
+                return Err(Aborted::Before(error));
+            }
+        };
+        if let Err(error) = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
+            roll_back(db);
+            return Err(Aborted::InCommit(error));
+        }
+        if let Some((moment, paths)) = change {
+            self.slots.raise_generation(slot);
+            if moment.keep_versions > 0 || ops.iter().any(|op| matches!(op, Op::Delete { .. })) {
+                self.slots.note_tombstone(slot, moment.now);
+            }
+            match query::entries(db, &paths) {
+                Ok(entries) => {
+                    let change = Change { slot, seq: moment.seq, reset: false, entries };
+                    self.indexes.apply(self.slots.disk(slot), change);
+                }
+                Err(error) => self.indexes.fail(self.slots.disk(slot), &error.to_string()),
+            }
+        }
+        if ops.iter().any(|op| matches!(op, Op::Dropped { .. })) {
+            let oldest = query::oldest_undropped(db).map_err(Aborted::InCommit)?;
+            self.slots.set_oldest_tombstone(slot, oldest);
+        }
+        Ok(results)
+    }
+}
+
+type Prepared = (Vec<Result<Answer>>, Option<(Moment, Vec<String>)>);
+
+/// Everything of a transaction but its commit: the answers, and which paths changed.
+fn prepare(db: &Connection, ops: &[Op], keep_versions: u64) -> rusqlite::Result<Prepared> {
+    db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+    let moment = Moment { seq: query::last_seq(db)? + 1, now: Timestamp::now(), keep_versions };
+    let mut changed = Vec::new();
+    let mut results = Vec::with_capacity(ops.len());
+    for op in ops {
+        results.push(match op.apply(db, moment) {
+            Ok(answer) => {
+                if answer.changes_versions() {
+                    changed.extend(op.path().map(str::to_owned));
+                }
+                Ok(answer)
+            }
+            Err(Failure::Refused(error)) => Err(error),
+            Err(Failure::Sql(error)) => return Err(error),
+        });
+    }
+    changed.sort_unstable();
+    changed.dedup();
+    Ok((results, (!changed.is_empty()).then_some((moment, changed))))
+}
+
+fn open<'a>(
+    databases: &'a mut Databases,
+    slots: &Slots,
+    slot: Slot,
+    durability: Durability,
+) -> rusqlite::Result<&'a Connection> {
+    databases.get(slot, || schema::open_writer(slots.dir(slot), durability))
+}
+
+fn roll_back(db: &Connection) {
+    if !db.is_autocommit()
+        && let Err(error) = db.execute_batch("ROLLBACK")
+    {
+        tracing::warn!(%error, "rollback failed");
+    }
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
+/// Cuts a batch sorted by slot into one group per slot.
+fn into_groups(batch: Vec<(Slot, Op)>) -> Vec<(Slot, Vec<Op>)> {
+    let mut groups: Vec<(Slot, Vec<Op>)> = Vec::new();
+    for (slot, op) in batch {
+        match groups.last_mut() {
+            Some((last, ops)) if *last == slot => ops.push(op),
+            _ => groups.push((slot, vec![op])),
+        }
+    }
+    groups
+}
+
+impl Op {
+    fn apply(&self, db: &Connection, moment: Moment) -> std::result::Result<Answer, Failure> {
+        Ok(match self {
+            Self::Birth(_) => Answer::Done,
+            Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
+            Self::Stage { staged, blob_id, parts, .. } => Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?),
+            Self::Abandon(row) => {
+                apply::abandon(db, Some(*row))?;
+                Answer::Done
+            }
+            Self::Delete { path, which, conditions, .. } => {
+                Answer::Deleted(apply::delete(db, path, *which, conditions, moment)?)
+            }
+            Self::Dropped { rows, .. } => {
+                apply::dropped(db, rows, moment)?;
+                Answer::Done
+            }
+        })
+    }
+
+    /// The path whose versions this changes.
+    fn path(&self) -> Option<&str> {
+        match self {
+            Self::Put(blob, _) => Some(&blob.path),
+            Self::Delete { path, .. } => Some(path),
+            _ => None,
+        }
+    }
+
+    /// Answers whoever asked; one that is gone needs no answer.
+    fn answer(self, result: Result<Answer>) {
+        fn send<T>(reply: Reply<T>, result: Result<Answer>, pick: impl FnOnce(Answer) -> Option<T>) {
+            let _ = reply.send(result.and_then(|answer| pick(answer).ok_or_else(stopped)));
+        }
+        match self {
+            Self::Birth(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
+            Self::Put(_, reply) => {
+                send(reply, result, |answer| if let Answer::Stored(stored) = answer { Some(stored) } else { None });
+            }
+            Self::Stage { reply, .. } => {
+                send(reply, result, |answer| if let Answer::Staged(row) = answer { Some(row) } else { None });
+            }
+            Self::Delete { reply, .. } => {
+                send(reply, result, |answer| if let Answer::Deleted(record) = answer { Some(record) } else { None });
+            }
+            Self::Abandon(row) => {
+                if let Err(error) = result {
+                    tracing::warn!(?row, %error, "an abandoned upload keeps its rows until the next start");
+                }
+            }
+        }
+    }
+}
