@@ -3,6 +3,7 @@
 //! What is wrong is refused here, before a socket is opened, with a line that names the option.
 
 use crate::client::Settings;
+use crate::low_water;
 use crate::plan::{Pattern, Plan, Workload};
 use crate::units::{parse_duration, parse_size, show_size};
 use crate::url::Url;
@@ -60,6 +61,9 @@ struct Get {
     /// Compare every byte with the data set of --data-seed; else bodies are thrown away without being copied
     #[arg(long)]
     verify: bool,
+    /// Be woken only when this much of a body has arrived, which makes the client cheaper; 1 for any byte
+    #[arg(long, value_parser = parse_size, default_value = "1MiB", value_name = "SIZE")]
+    low_water: u64,
     #[command(flatten)]
     common: Common,
 }
@@ -164,7 +168,7 @@ impl Cli {
             Command::Get(get) => get.into_run(),
             Command::Put(put) => {
                 let workload = Workload::Put { size: put.size };
-                put.common.into_run("put", &put.url, workload, false)
+                put.common.into_run("put", &put.url, workload)
             }
             Command::Prepare(prepare) => {
                 several_need_names(prepare.objects, &prepare.url)?;
@@ -180,24 +184,26 @@ impl Cli {
 impl Get {
     fn into_run(self) -> Result<Run, String> {
         several_need_names(self.objects, &self.url)?;
+        if !(1..=low_water::MOST).contains(&self.low_water) {
+            return Err(format!("--low-water must be 1 B to {}", show_size(low_water::MOST)));
+        }
         let workload = match (self.range_size, self.object_size) {
             (Some(range_size), Some(object_size)) => {
                 Workload::Ranges { range_size, object_size, objects: self.objects, pattern: self.pattern }
             }
             (_, object_size) => Workload::Whole { object_size, objects: self.objects },
         };
-        self.common.into_run("get", &self.url, workload, self.verify)
+        let mut run = self.common.into_run("get", &self.url, workload)?;
+        run.settings.verify = self.verify;
+        run.settings.low_water = self.low_water;
+        run.parameters.insert("verify".to_owned(), json!(self.verify));
+        run.parameters.insert("low_water".to_owned(), json!(self.low_water));
+        Ok(run)
     }
 }
 
 impl Common {
-    fn into_run(
-        self,
-        name: &'static str,
-        url: &str,
-        workload: Workload,
-        verify: bool,
-    ) -> Result<Run, String> {
+    fn into_run(self, name: &'static str, url: &str, workload: Workload) -> Result<Run, String> {
         let by_time = self.requests.is_none();
         let bounds = Bounds {
             warmup: self.warmup.unwrap_or(if by_time { DEFAULT_WARMUP } else { Duration::ZERO }),
@@ -209,8 +215,6 @@ impl Common {
         }
         let mut run = self.shared.into_run(name, url, workload, bounds, self.seed)?;
         run.allow_errors = self.allow_errors;
-        run.settings.verify = verify;
-        run.parameters.insert("verify".to_owned(), json!(verify));
         Ok(run)
     }
 }
@@ -244,6 +248,7 @@ impl Shared {
             response_timeout: self.timeout,
             data_seed: self.data_seed,
             verify: false,
+            low_water: 1,
             server_pid: self.server_pid,
         };
         Ok(Run { name, description, parameters, settings, allow_errors: false, json: self.json })

@@ -4,7 +4,7 @@
 //! with epoll. A connection that fails is opened again after a pause, so that a dead server is not hammered; every wait has a deadline.
 
 use crate::clock::Window;
-use crate::connection::{Connection, Moved, Scratch, Turn};
+use crate::connection::{Connection, Moved, Scratch, Tuning, Turn};
 use crate::exchange::{Exchange, Failure};
 use crate::histogram::Tally;
 use crate::payload::Payload;
@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) response_timeout: Duration,
     pub(crate) data_seed: u64,
     pub(crate) verify: bool,
+    /// Bytes of a body that must have arrived before a connection is woken.
+    pub(crate) low_water: u64,
     pub(crate) server_pid: Option<u32>,
 }
 
@@ -210,8 +212,9 @@ impl<'a> Worker<'a> {
     }
 
     fn open(&mut self, index: usize) {
-        let Settings { address, connections, .. } = *self.settings;
-        match Connection::open(&self.poll, address, index as u64, connections, self.now) {
+        let Settings { address, connections, low_water, .. } = *self.settings;
+        let tuning = Tuning { connections, low_water };
+        match Connection::open(&self.poll, address, index as u64, tuning, self.now) {
             Ok(connection) => self.slots[index].state = State::Open(Box::new(connection)),
             Err(failure) => self.fail(index, failure),
         }

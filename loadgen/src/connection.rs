@@ -5,6 +5,7 @@
 //! bytes without copying them, so the target buffer is address space only and its pages are never touched.
 
 use crate::exchange::{Exchange, Failure, Progress};
+use crate::low_water::LowWater;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{self, AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags, SocketType};
@@ -61,12 +62,22 @@ pub(crate) struct Moved {
     pub(crate) any: bool,
 }
 
+/// What all connections of a run have in common.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tuning {
+    /// How many there are.
+    pub(crate) connections: usize,
+    /// Bytes of a body that must have arrived before one is woken.
+    pub(crate) low_water: u64,
+}
+
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
     socket: OwnedFd,
     token: u64,
     connected: bool,
+    low_water: LowWater,
     watches_writable: bool,
     answered: u64,
     request: Option<Request>,
@@ -129,7 +140,7 @@ impl Connection {
         poll: &OwnedFd,
         address: SocketAddr,
         token: u64,
-        connections: usize,
+        tuning: Tuning,
         now: Instant,
     ) -> Result<Self, Failure> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -147,10 +158,11 @@ impl Connection {
             socket,
             token,
             connected: false,
+            low_water: LowWater::new(tuning.low_water),
             watches_writable: true,
             answered: 0,
             request: None,
-            outgoing: Outgoing::new(connections),
+            outgoing: Outgoing::new(tuning.connections),
             last_moved: now,
         })
     }
@@ -215,8 +227,13 @@ impl Connection {
             return Ok(Turn::Waiting);
         }
         match receive(&self.socket, &mut request.exchange, scratch, moved)? {
-            Progress::More => Ok(Turn::Waiting),
+            Progress::More => {
+                let left = request.exchange.left();
+                self.low_water.adjust(&self.socket, left).map_err(|_| Failure::Receive)?;
+                Ok(Turn::Waiting)
+            }
             Progress::Done { keep_alive } => {
+                self.low_water.adjust(&self.socket, 0).map_err(|_| Failure::Receive)?;
                 let keep_alive = keep_alive && request.is_sent();
                 self.answered += 1;
                 Ok(self

@@ -153,6 +153,14 @@ impl Exchange {
         }
     }
 
+    /// How many more bytes are certain to come; 0 if that is not known.
+    pub(crate) fn left(&self) -> u64 {
+        match &self.response {
+            Some(Response { body: Body::Length { left }, .. }) => *left,
+            _ => 0,
+        }
+    }
+
     /// Notes that `count` bytes, at most [`Exchange::unseen`], were thrown away.
     pub(crate) fn skip(&mut self, count: u64) -> Result<Progress, Failure> {
         let Some(response) = &mut self.response else { return Err(Failure::BadBody) };

@@ -5,7 +5,7 @@
 //! | `cli`, `units`, `url` | what people write |
 //! | `plan`, `payload` | what to ask for and which bytes are right: pure, from seeds |
 //! | `head`, `chunked`, `exchange` | HTTP/1.1 of one request and its answer: bytes in, verdict out, no IO |
-//! | `connection`, `client` | sockets, threads, deadlines |
+//! | `connection`, `low_water`, `client` | sockets, threads, deadlines |
 //! | `clock`, `histogram`, `process`, `report` | what is counted, when, and how it is shown |
 //!
 //! Nothing here is shared with a server, so that no mistake in a parser can hide itself.
@@ -20,6 +20,7 @@ mod connection;
 mod exchange;
 mod head;
 mod histogram;
+mod low_water;
 mod payload;
 mod plan;
 mod process;
