@@ -31,9 +31,9 @@ pub use data::{Random, bytes, hex, sha256, sha256_base64, sha256_hex};
 pub use http::{
     Connection, Framing, Headers, Request, Response, assert_error, encode_path, error_code, object,
 };
-pub use observe::{assert_never_written, chunk_files, plain_files, versions};
+pub use observe::{assert_never_written, chunk_files, plain_files, slot_dir, versions};
 pub use server::{Builder, Refused, Server};
-pub use wait::{poll_until, wait_until};
+pub use wait::{poll, poll_until, wait_until};
 
 /// The size of a chunk: all but a blob's last are this long.
 pub const CHUNK: usize = 64 << 20;

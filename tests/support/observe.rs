@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::http::{assert_error, encode_path};
 use super::server::Server;
+use super::slot_of;
 
 /// The numbers of all versions of `path`, tombstoned ones too, newest first; none if the path was never written.
 #[track_caller]
@@ -51,4 +52,9 @@ pub fn chunk_files(dir: &Path) -> Vec<(String, PathBuf)> {
     let in_chunks = |path: &PathBuf| path.parent().is_some_and(|parent| parent.ends_with("chunks"));
     let named = |path: PathBuf| (path.file_name().unwrap_or_default().to_string_lossy().into_owned(), path);
     plain_files(dir).into_keys().filter(in_chunks).map(named).collect()
+}
+
+/// Where `disk` keeps the slot of `path`.
+pub fn slot_dir(disk: &Path, path: &str) -> PathBuf {
+    disk.join("slots").join(slot_of(path).to_string())
 }

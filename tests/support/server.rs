@@ -15,7 +15,7 @@ use tempfile::TempDir;
 
 use super::http::{Connection, Request, Response, object};
 use super::process;
-use super::wait::{poll_until, wait_until};
+use super::wait::poll;
 
 /// A server must say where it listens, and be ready, within this.
 const START_DEADLINE: Duration = Duration::from_secs(20);
@@ -156,30 +156,27 @@ impl Run {
         };
         let mut run =
             Self { child, public: field_addr(&line, "public"), admin: field_addr(&line, "admin"), line };
-        let started = Instant::now();
-        loop {
+        let mut last = String::new();
+        let ready = poll(START_DEADLINE, || {
             if let Some(status) = run.child.try_wait().expect("ask for the exit status") {
-                panic!(
-                    "the server ended ({status}) before it was ready; stderr:\n{}",
-                    read_from(&stderr_path, stderr_before)
-                );
+                let stderr = read_from(&stderr_path, stderr_before);
+                panic!("the server ended ({status}) before it was ready; stderr:\n{stderr}");
             }
             let answer = Connection::try_open(run.admin)
                 .and_then(|mut link| link.exchange(&Request::new("GET", "/readyz")));
-            let last = match answer {
-                Ok(answer) if answer.status == 200 || !builder.wait_ready => return Ok(run),
+            last = match answer {
+                Ok(answer) if answer.status == 200 || !builder.wait_ready => return Some(()),
                 Ok(answer) => format!("{} {}", answer.status, answer.text()),
                 Err(error) => error.to_string(),
             };
-            if started.elapsed() > START_DEADLINE {
-                kill(&mut run.child);
-                panic!(
-                    "not ready within {START_DEADLINE:?}, /readyz: {last}; stderr:\n{}",
-                    read_from(&stderr_path, 0)
-                );
-            }
-            std::thread::sleep(Duration::from_millis(5));
+            None
+        });
+        if ready.is_none() {
+            kill(&mut run.child);
+            let stderr = read_from(&stderr_path, stderr_before);
+            panic!("not ready within {START_DEADLINE:?}, /readyz: {last}; stderr:\n{stderr}");
         }
+        Ok(run)
     }
 }
 
@@ -238,17 +235,10 @@ fn kill(child: &mut Child) {
 }
 
 fn wait_exit(child: &mut Child, within: Duration) -> ExitStatus {
-    let started = Instant::now();
-    loop {
-        if let Some(status) = child.try_wait().expect("ask for the exit status") {
-            return status;
-        }
-        if started.elapsed() > within {
-            kill(child);
-            panic!("the server did not end within {within:?}");
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    poll(within, || child.try_wait().expect("ask for the exit status")).unwrap_or_else(|| {
+        kill(child);
+        panic!("the server did not end within {within:?}")
+    })
 }
 
 pub struct Server {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// How long to rest between two looks at a condition.
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Looks at `condition` until it holds; panics naming `what` when `deadline` has passed.
 pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() -> bool) {
@@ -11,13 +11,20 @@ pub fn wait_until(deadline: Duration, what: &str, mut condition: impl FnMut() ->
 }
 
 /// Asks `probe` until it has an answer; panics naming `what` when `deadline` has passed.
-pub fn poll_until<T>(deadline: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn poll_until<T>(deadline: Duration, what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    poll(deadline, probe).unwrap_or_else(|| panic!("still waiting after {deadline:?} for: {what}"))
+}
+
+/// Asks `probe` until it has an answer; nothing when `deadline` has passed.
+pub fn poll<T>(deadline: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
         if let Some(answer) = probe() {
-            return answer;
+            return Some(answer);
         }
-        assert!(started.elapsed() < deadline, "still waiting after {deadline:?} for: {what}");
+        if started.elapsed() >= deadline {
+            return None;
+        }
         std::thread::sleep(PAUSE);
     }
 }

@@ -1,268 +1,15 @@
-//! An HTTP/1.1 client of a few hundred lines, strict about what it accepts and able to send anything.
-//!
-//! A response that breaks the grammar of RFC 9112 is an error of kind `InvalidData`; one that ends early is `UnexpectedEof`.
-//! Every read and write has a timeout.
+//! One connection: bytes out as they are, responses in by the letter of RFC 9112.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use super::request::Request;
+use super::response::{Framing, Headers, Interim, Response};
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const IO_TIMEOUT: Duration = Duration::from_secs(20);
 const MAX_HEAD: usize = 64 << 10;
-
-/// `/objects/{path}` with everything escaped that is not unreserved; `/` stays.
-pub fn object(path: &str) -> String {
-    format!("/objects/{}", encode_path(path))
-}
-
-/// Percent-encodes all but RFC 3986's unreserved characters and `/`. Good for a query value as well.
-pub fn encode_path(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    for &byte in path.as_bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
-}
-
-/// Field lines in the order they came, names compared without case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(pub Vec<(String, Vec<u8>)>);
-
-impl Headers {
-    /// The only value of `name`, as text; panics if it came twice or is not UTF-8.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        let value = self.get_bytes(name)?;
-        Some(std::str::from_utf8(value).unwrap_or_else(|_| panic!("{name} is not UTF-8: {value:?}")))
-    }
-
-    /// The only value of `name`, as bytes; panics if it came twice.
-    pub fn get_bytes(&self, name: &str) -> Option<&[u8]> {
-        let all = self.all(name);
-        assert!(all.len() <= 1, "{name} came {} times", all.len());
-        all.first().copied()
-    }
-
-    pub fn all(&self, name: &str) -> Vec<&[u8]> {
-        let same = |line: &&(String, Vec<u8>)| line.0.eq_ignore_ascii_case(name);
-        self.0.iter().filter(same).map(|line| line.1.as_slice()).collect()
-    }
-
-    /// Whether the comma-separated list `name` has the member `token`.
-    pub fn has_token(&self, name: &str, token: &str) -> bool {
-        self.all(name).iter().any(|value| {
-            String::from_utf8_lossy(value).split(',').any(|member| member.trim().eq_ignore_ascii_case(token))
-        })
-    }
-}
-
-/// How the end of a response's body was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
-    /// The status or the method says there is no body.
-    None,
-    Length,
-    Chunked,
-    Close,
-}
-
-/// The head of an interim (1xx) response.
-#[derive(Debug, Clone)]
-pub struct Interim {
-    pub status: u16,
-    pub headers: Headers,
-}
-
-#[derive(Debug, Clone)]
-pub struct Response {
-    /// `HTTP/1.1` or `HTTP/1.0`.
-    pub version: String,
-    pub status: u16,
-    pub reason: String,
-    pub headers: Headers,
-    pub body: Vec<u8>,
-    pub framing: Framing,
-    pub trailers: Headers,
-    /// The 1xx responses that came before this one.
-    pub interim: Vec<Interim>,
-}
-
-impl Response {
-    /// The only value of the header `name`, as text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name)
-    }
-
-    /// The body as text, broken UTF-8 replaced.
-    pub fn text(&self) -> String {
-        String::from_utf8_lossy(&self.body).into_owned()
-    }
-
-    /// The body as JSON, which its Content-Type must say as well.
-    pub fn json(&self) -> serde_json::Value {
-        let media_type = self.header("content-type").unwrap_or_default();
-        assert!(media_type.starts_with("application/json"), "not JSON but {media_type:?}: {self:?}");
-        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {}", self.text()))
-    }
-
-    /// The string at the key `name` of the JSON body.
-    pub fn json_str(&self, name: &str) -> String {
-        let json = self.json();
-        json[name].as_str().unwrap_or_else(|| panic!("no string {name} in {json}")).to_owned()
-    }
-
-    /// The number at the key `name` of the JSON body.
-    pub fn json_u64(&self, name: &str) -> u64 {
-        let json = self.json();
-        json[name].as_u64().unwrap_or_else(|| panic!("no number {name} in {json}"))
-    }
-
-    /// Panics with the whole answer unless the status is `status`.
-    #[track_caller]
-    pub fn expect_status(self, status: u16) -> Self {
-        let head = (&self.reason, &self.headers, self.text().chars().take(400).collect::<String>());
-        assert_eq!(self.status, status, "unexpected answer: {head:?}");
-        self
-    }
-
-    /// Whether the server said that it will close the connection after this.
-    pub fn says_close(&self) -> bool {
-        self.headers.has_token("connection", "close")
-    }
-}
-
-/// The code of an error answer, whose JSON must be complete: `{"error":{"code","message","request_id"}}`.
-#[track_caller]
-pub fn error_code(response: &Response) -> String {
-    assert!(response.status >= 400, "not an error: {response:?}");
-    let json = response.json();
-    for key in ["code", "message", "request_id"] {
-        let value = json["error"][key].as_str().unwrap_or_else(|| panic!("no error.{key} in {json}"));
-        assert!(!value.is_empty(), "error.{key} is empty in {json}");
-    }
-    json["error"]["code"].as_str().unwrap_or_default().to_owned()
-}
-
-/// Panics unless `response` is the error `code` with status `status`.
-#[track_caller]
-pub fn assert_error(response: &Response, status: u16, code: &str) {
-    assert_eq!((response.status, error_code(response).as_str()), (status, code), "{}", response.text());
-}
-
-/// A request to be encoded byte for byte as it was put together.
-///
-/// `Host` and, for a body, `Content-Length` are added unless they are given.
-#[derive(Debug, Clone)]
-pub struct Request {
-    method: String,
-    target: String,
-    headers: Vec<(Vec<u8>, Vec<u8>)>,
-    body: Vec<u8>,
-    has_body: bool,
-    chunked: bool,
-    bare: bool,
-}
-
-impl Request {
-    pub fn new(method: &str, target: &str) -> Self {
-        Self {
-            method: method.to_owned(),
-            target: target.to_owned(),
-            headers: Vec::new(),
-            body: Vec::new(),
-            has_body: false,
-            chunked: false,
-            bare: false,
-        }
-    }
-
-    pub fn header(self, name: &str, value: impl AsRef<[u8]>) -> Self {
-        let mut this = self;
-        this.headers.push((name.as_bytes().to_vec(), value.as_ref().to_vec()));
-        this
-    }
-
-    pub fn headers(self, headers: &[(&str, &str)]) -> Self {
-        headers.iter().fold(self, |request, (name, value)| request.header(name, value))
-    }
-
-    /// A body framed by Content-Length.
-    pub fn body(mut self, body: impl AsRef<[u8]>) -> Self {
-        self.body = body.as_ref().to_vec();
-        self.has_body = true;
-        self
-    }
-
-    /// A body in the chunked coding, one chunk for each piece that is not empty, with `trailers` after it.
-    pub fn chunked(mut self, pieces: &[&[u8]], trailers: &[(&str, &str)]) -> Self {
-        for piece in pieces.iter().filter(|piece| !piece.is_empty()) {
-            self.body.extend_from_slice(format!("{:x}\r\n", piece.len()).as_bytes());
-            self.body.extend_from_slice(piece);
-            self.body.extend_from_slice(b"\r\n");
-        }
-        self.body.extend_from_slice(b"0\r\n");
-        for (name, value) in trailers {
-            self.body.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-        }
-        self.body.extend_from_slice(b"\r\n");
-        self.chunked = true;
-        self
-    }
-
-    /// A body sent as it is under `Transfer-Encoding: chunked`: for codings that are broken on purpose.
-    pub fn chunked_raw(mut self, body: impl AsRef<[u8]>) -> Self {
-        self.body = body.as_ref().to_vec();
-        self.chunked = true;
-        self
-    }
-
-    /// Adds no header of its own.
-    pub fn bare(mut self) -> Self {
-        self.bare = true;
-        self
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.headers.iter().any(|line| line.0.eq_ignore_ascii_case(name.as_bytes()))
-    }
-
-    /// Request line and header section, with the empty line that ends it.
-    pub fn encode_head(&self) -> Vec<u8> {
-        let mut out = format!("{} {} HTTP/1.1\r\n", self.method, self.target).into_bytes();
-        if !self.bare && !self.has("host") {
-            out.extend_from_slice(b"Host: localhost\r\n");
-        }
-        for (name, value) in &self.headers {
-            out.extend_from_slice(name);
-            out.extend_from_slice(b": ");
-            out.extend_from_slice(value);
-            out.extend_from_slice(b"\r\n");
-        }
-        if !self.bare && self.chunked && !self.has("transfer-encoding") {
-            out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
-        }
-        if !self.bare && self.has_body && !self.has("content-length") {
-            out.extend_from_slice(format!("Content-Length: {}\r\n", self.body.len()).as_bytes());
-        }
-        out.extend_from_slice(b"\r\n");
-        out
-    }
-
-    /// The body in its coding.
-    pub fn encode_body(&self) -> &[u8] {
-        &self.body
-    }
-
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = self.encode_head();
-        out.extend_from_slice(&self.body);
-        out
-    }
-}
 
 /// What ended a wait for the server to close.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -274,6 +21,7 @@ pub enum Ending {
     Open,
 }
 
+/// One connection, and what it received beyond the responses read so far.
 pub struct Connection {
     stream: TcpStream,
     /// Received and not yet consumed: `buffer[at..]`.
@@ -323,7 +71,7 @@ impl Connection {
     /// Sends `request` and reads its answer. An answer that came although sending failed counts.
     pub fn exchange(&mut self, request: &Request) -> io::Result<Response> {
         let sent = self.send(request);
-        let answer = self.read_response(&request.method);
+        let answer = self.read_response(request.method());
         match (sent, answer) {
             (_, Ok(response)) => Ok(response),
             (Err(error), Err(second)) => {
@@ -331,6 +79,14 @@ impl Connection {
             }
             (Ok(()), Err(error)) => Err(error),
         }
+    }
+
+    /// Sends `raw` and reads the one response to it. The server may stop reading before all is sent: what counts is its answer.
+    #[track_caller]
+    pub fn answer_to(&mut self, raw: &[u8]) -> Response {
+        let shown = String::from_utf8_lossy(&raw[..raw.len().min(120)]).into_owned();
+        let sent = self.send_raw(raw);
+        self.read_response("GET").unwrap_or_else(|error| panic!("{shown:?}: {error}; sent: {sent:?}"))
     }
 
     /// Bytes that were received and that no response claimed yet.
