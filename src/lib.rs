@@ -1,8 +1,17 @@
 //! AmberBlob: a leaderless, versioned blob server for tuned bare metal.
+//!
+//! `rfc/` says how it is built and why; each module says what it is for.
 
+pub mod background;
 pub mod base;
 pub mod chunk;
+pub mod cli;
+pub mod compat;
+pub mod config;
 pub mod io;
 pub mod limits;
 pub mod meta;
+pub mod metrics;
+pub mod server;
+pub mod shard;
 pub mod wire;

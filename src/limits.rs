@@ -60,9 +60,9 @@ pub const DRAIN_TIME: Duration = Duration::from_secs(10);
 pub const HEAD_TIME: Duration = Duration::from_secs(10);
 /// Time a connection may idle between requests.
 pub const IDLE_TIME: Duration = Duration::from_secs(75);
-/// Slowest body or response, bytes per second, over all time spent waiting for the client.
+/// Slowest body, bytes per second, over the time spent waiting for the client.
 pub const RATE_MIN: u64 = 1 << 10;
-/// Time a transfer may wait for the client before the rate counts.
+/// Time a body may lag behind that rate.
 pub const RATE_GRACE: Duration = Duration::from_secs(10);
 /// Time a response may stand still before the connection is closed.
 pub const SEND_STALL: Duration = Duration::from_secs(300);
@@ -71,6 +71,10 @@ pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// Time from SIGTERM until running requests are cut off.
 pub const STOP_TIME: Duration = Duration::from_secs(30);
 
+/// Connections that wait to be accepted, per core.
+pub const BACKLOG: i32 = 4096;
+/// Entries of a core's ring.
+pub const RING_ENTRIES: u32 = 4096;
 /// Connections of one core; a further one is closed at once.
 pub const CONNECTIONS_PER_CORE: usize = 16 << 10;
 /// Commands waiting for one core's metadata writer.
@@ -88,6 +92,16 @@ pub const STAGE_CHUNKS: usize = 16;
 /// Threads for blocking file steps (create, sync, rename, remove), per core.
 pub const STORAGE_THREADS: usize = 8;
 
+/// First buffer of a connection; it grows while a head needs it.
+pub const INBOX_MIN: usize = 4 << 10;
+/// Parts asked of the metadata at a time.
+pub const PARTS_PER_QUESTION: u64 = 8;
+/// Parts read ahead of the one being sent.
+pub const READ_AHEAD: usize = 2;
+/// An upload whose buffer fills within this time gets larger ones.
+pub const FAST_FILL: Duration = Duration::from_millis(250);
+/// A response of at most this size leaves in one send with its head.
+pub const ONE_SEND_MAX: u64 = 64 << 10;
 /// Smallest transfer buffer: what a slow client can hold.
 pub const BUFFER_MIN: usize = 64 << 10;
 /// Largest transfer buffer.
@@ -107,6 +121,15 @@ pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
 
 /// Rows one listing looks at before it ends early, so that a prefix full of tombstones holds nobody up.
 pub const LISTING_STEPS: usize = 50_000;
+
+/// Connections of the admin listener.
+pub const ADMIN_CONNECTIONS: usize = 64;
+/// How often the sweeper looks for chunks to drop, at most.
+pub const SWEEP_TICK: Duration = Duration::from_secs(60);
+/// How often it looks for directories that no row names.
+pub const ORPHAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// Deleted versions whose chunks go in one batch.
+pub const DROP_BATCH: usize = 128;
 
 /// Entries of a listing page when the request names none.
 pub const PAGE_DEFAULT: usize = 1000;

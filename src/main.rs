@@ -1,1 +1,5 @@
-fn main() {}
+//! `amberblob`: see [`amberblob::cli`].
+
+fn main() -> std::process::ExitCode {
+    amberblob::cli::main()
+}

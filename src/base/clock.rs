@@ -18,10 +18,10 @@ impl Timestamp {
         self.0.div_euclid(1000)
     }
 
-    /// Later by `time`.
+    /// Earlier by `time`.
     #[must_use]
-    pub fn plus(self, time: Duration) -> Self {
-        Self(self.0.saturating_add(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
+    pub fn minus(self, time: Duration) -> Self {
+        Self(self.0.saturating_sub(i64::try_from(time.as_millis()).unwrap_or(i64::MAX)))
     }
 
     /// Reads `2026-01-31T12:00:00.123Z`.

@@ -4,6 +4,15 @@ use bytes::Bytes;
 
 use super::ids::ChunkId;
 
+/// A chunk of a blob: its hash and its length in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChunkRef {
+    /// SHA-256 of its bytes.
+    pub id: ChunkId,
+    /// Bytes.
+    pub len: u64,
+}
+
 /// One stretch of a blob ([`PART_SIZE`](crate::limits::PART_SIZE) bytes, the last of a chunk may be shorter).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {

@@ -5,6 +5,7 @@
 //! chunk of at most 64 KiB makes no file; its bytes go with the commit. Whatever fails, [`discard`] removes all of it.
 
 use std::collections::VecDeque;
+use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ use crate::base::parts::{Part, Parts};
 use crate::io::buffer::Buffer;
 use crate::io::file::{RingFile, Writing, on_storage_thread};
 use crate::io::steps;
-use crate::limits::{CHUNK_SIZE, DIRECT_ALIGN, GRANULE_SIZE, INLINE_MAX, PART_SIZE, PARTS_PER_CHUNK, WRITES_IN_FLIGHT};
+use crate::limits::{CHUNK_SIZE, DIRECT_ALIGN, GRANULE_SIZE, INLINE_MAX, PART_SIZE, PARTS_PER_CHUNK};
 
 const GRANULES_PER_PART: usize = (PART_SIZE / GRANULE_SIZE) as usize;
 
@@ -33,7 +34,9 @@ pub struct Mode {
 
 /// A chunk's file, not yet named by its hash.
 struct ChunkFile {
-    file: RingFile,
+    /// For writes through the ring, and the same open file for blocking steps.
+    ring: RingFile,
+    file: File,
     path: PathBuf,
 }
 
@@ -118,12 +121,18 @@ impl Incoming {
     }
 
     /// Hands a buffer of absorbed bytes over to the disk. `last`: the blob ends with it; `rest`: bytes that are known
-    /// to follow. Only the last buffer of a chunk may end off a 4 KiB boundary. Gives a buffer back once its write is
-    /// done, for the next receive.
+    /// to follow; `in_flight`: writes that may go on when this returns. Only the last buffer of a chunk may end off a
+    /// 4 KiB boundary. Gives back a buffer that came free, for the next receive.
     ///
     /// # Errors
     /// Those of the file steps and writes.
-    pub async fn write(&mut self, mut buffer: Buffer, last: bool, rest: Option<u64>) -> io::Result<Option<Buffer>> {
+    pub async fn write(
+        &mut self,
+        mut buffer: Buffer,
+        last: bool,
+        rest: Option<u64>,
+        in_flight: usize,
+    ) -> io::Result<Option<Buffer>> {
         let len = buffer.len() as u64;
         let ends = last || self.hashed == CHUNK_SIZE;
         if ends && self.queued == 0 && len <= INLINE_MAX {
@@ -145,11 +154,9 @@ impl Incoming {
             if self.mode.direct {
                 buffer.pad(DIRECT_ALIGN);
             }
-            self.writing.push_back(chunk.file.write(buffer, self.queued));
+            self.writing.push_back(chunk.ring.write(buffer, self.queued));
             self.queued += len;
-            back = self.drain(WRITES_IN_FLIGHT).await?;
-        } else {
-            back = back.or(Some(buffer));
+            back = self.drain(in_flight).await?;
         }
         if ends {
             self.finish_file().await?;
@@ -157,10 +164,10 @@ impl Incoming {
         Ok(back)
     }
 
-    /// Waits until fewer than `most` writes are under way; gives back the last buffer that came free.
+    /// Waits until at most `most` writes are under way; gives back the last buffer that came free.
     async fn drain(&mut self, most: usize) -> io::Result<Option<Buffer>> {
         let mut back = None;
-        while self.writing.len() >= most.max(1)
+        while self.writing.len() > most
             && let Some(writing) = self.writing.pop_front()
         {
             let (result, buffer) = writing.await;
@@ -177,11 +184,12 @@ impl Incoming {
         self.has_dir = true;
         let file = on_storage_thread(move || {
             if !has_dir {
-                std::fs::create_dir_all(&dir)?;
+                fs::create_dir_all(&dir)?;
             }
             steps::create_file(&target, expected.next_multiple_of(DIRECT_ALIGN as u64), direct)
-        });
-        self.file = Some(ChunkFile { file: RingFile::new(file.await?)?, path });
+        })
+        .await?;
+        self.file = Some(ChunkFile { ring: RingFile::new(file.try_clone()?)?, file, path });
         Ok(())
     }
 
@@ -189,17 +197,19 @@ impl Incoming {
         self.drain(0).await?;
         let (len, synced) = (self.queued, self.mode.synced);
         let id = self.end_chunk();
-        let Some(chunk) = self.file.take() else { return Ok(()) };
+        // The ring's share of the file stays here: it is closed on the ring's thread.
+        let Some(ChunkFile { ring, file, path }) = self.file.take() else { return Ok(()) };
         let named = layout::chunk_file(&self.slot_dir, self.blob, id);
         on_storage_thread(move || {
-            let file = std::fs::OpenOptions::new().write(true).open(&chunk.path)?;
             file.set_len(len)?;
             if synced {
                 file.sync_data()?;
             }
-            std::fs::rename(&chunk.path, named)
+            fs::rename(&path, named)
         })
-        .await
+        .await?;
+        drop(ring);
+        Ok(())
     }
 
     /// Closes the hashes of the current chunk.
@@ -258,7 +268,7 @@ impl Incoming {
 /// # Errors
 /// Those of unlink(2) and rmdir(2); a directory that is not there is no error.
 pub fn discard(slot_dir: &std::path::Path, blob: BlobId) -> io::Result<()> {
-    match std::fs::remove_dir_all(layout::blob_dir(slot_dir, blob)) {
+    match fs::remove_dir_all(layout::blob_dir(slot_dir, blob)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

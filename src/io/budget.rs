@@ -31,18 +31,23 @@ impl Budget {
 
     /// Takes `bytes`, waiting behind those who asked before.
     pub async fn take(&self, bytes: usize) -> Share {
-        let turn = {
-            let mut state = self.0.borrow_mut();
-            if state.waiting.is_empty() && state.free >= bytes {
-                state.free -= bytes;
-                return Share { bytes, budget: self.clone() };
-            }
-            let (sender, turn) = oneshot::channel();
-            state.waiting.push_back((bytes, sender));
-            turn
-        };
+        if let Some(share) = self.try_take(bytes) {
+            return share;
+        }
+        let (sender, turn) = oneshot::channel();
+        self.0.borrow_mut().waiting.push_back((bytes, sender));
         // A sender is dropped only with the budget, which this future keeps alive.
         turn.await.unwrap_or(Share { bytes: 0, budget: self.clone() })
+    }
+
+    /// Takes `bytes` if there is room and nobody waits.
+    pub fn try_take(&self, bytes: usize) -> Option<Share> {
+        let mut state = self.0.borrow_mut();
+        if !state.waiting.is_empty() || state.free < bytes {
+            return None;
+        }
+        state.free -= bytes;
+        Some(Share { bytes, budget: self.clone() })
     }
 
     fn give(&self, bytes: usize) {

@@ -5,5 +5,6 @@ pub mod budget;
 pub mod buffer;
 pub mod cache;
 pub mod file;
+pub mod listen;
 pub mod send;
 pub mod steps;

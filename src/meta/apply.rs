@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::query;
 use super::schema::{part_key, part_keys};
-use super::types::{BlobRecord, Failure, NewBlob, Row, Stored, Which};
+use super::types::{BlobMeta, Failure, NewBlob, Row, Stored, Which};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::ids::{BlobId, ChunkId};
@@ -31,11 +31,11 @@ fn refuse<T>(code: Code, message: impl Into<std::borrow::Cow<'static, str>>) -> 
     Err(Error::new(code, message).into())
 }
 
-fn live(record: Option<&BlobRecord>) -> Option<&BlobRecord> {
+fn live(record: Option<&BlobMeta>) -> Option<&BlobMeta> {
     record.filter(|record| record.tombstoned_at.is_none())
 }
 
-pub(super) fn check(conditions: &Conditions, current: Option<&BlobRecord>) -> Result<()> {
+pub(super) fn check(conditions: &Conditions, current: Option<&BlobMeta>) -> Result<()> {
     if conditions.is_empty() {
         return Ok(());
     }
@@ -114,7 +114,7 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
     if moment.keep_versions > 0 {
         tombstone_old(db, &new.path, moment)?;
     }
-    let record = BlobRecord {
+    let record = BlobMeta {
         row,
         version,
         blob_id: new.blob_id,
@@ -190,7 +190,7 @@ pub(super) fn delete(
     which: Which,
     conditions: &Conditions,
     moment: Moment,
-) -> Result<BlobRecord> {
+) -> Result<BlobMeta> {
     let newest = query::newest(db, path)?;
     let target = match which {
         Which::Newest => newest,
@@ -212,7 +212,7 @@ pub(super) fn delete(
     Ok(target)
 }
 
-fn newest_live(db: &Connection, path: &str) -> Result<Option<BlobRecord>> {
+fn newest_live(db: &Connection, path: &str) -> Result<Option<BlobMeta>> {
     let version: Option<u64> = db
         .prepare_cached("SELECT max(version) FROM blobs WHERE path = ?1 AND tombstoned_at IS NULL")?
         .query_row([path], |row| row.get(0))?;

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
@@ -51,11 +51,11 @@ pub struct Indexes {
 }
 
 impl Indexes {
-    /// Opens the index of each disk and starts its thread.
+    /// Opens the index of each disk and starts its thread, which ends when all handles are gone.
     ///
     /// # Errors
     /// One line: which index, and why it cannot be opened.
-    pub fn start(disks: &[PathBuf]) -> std::result::Result<Self, String> {
+    pub fn start(disks: &[PathBuf]) -> std::result::Result<(Self, Vec<JoinHandle<()>>), String> {
         let start = |root: &PathBuf| {
             let describe = |error: &dyn std::fmt::Display| format!("cannot open the listing index in {}: {error}", root.display());
             let db = index_db::open(root).map_err(|error| describe(&error))?;
@@ -63,13 +63,15 @@ impl Indexes {
             let (tasks, queue) = async_channel::bounded(INDEX_QUEUE);
             let failure = Arc::<Mutex<Option<String>>>::default();
             let (thread_root, thread_failure) = (root.clone(), Arc::clone(&failure));
-            thread::Builder::new()
+            let thread = thread::Builder::new()
                 .name("index".to_owned())
                 .spawn(move || serve(db, &thread_root, &queue, &thread_failure))
                 .map_err(|error| describe(&error))?;
-            Ok(Index { tasks, applied, failure })
+            Ok((Index { tasks, applied, failure }, thread))
         };
-        Ok(Self { disks: Arc::new(disks.iter().map(start).collect::<std::result::Result<_, String>>()?) })
+        let started: std::result::Result<Vec<_>, String> = disks.iter().map(start).collect();
+        let (disks, threads): (Vec<_>, Vec<_>) = started?.into_iter().unzip();
+        Ok((Self { disks: Arc::new(disks) }, threads))
     }
 
     /// Number of disks.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, Row as SqlRow};
 
 use super::schema::{part_key, part_of};
-use super::types::{BlobRecord, Entry, Failure, Row};
+use super::types::{BlobMeta, Entry, Failure, Row};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::ids::{BlobId, ChunkId};
@@ -29,8 +29,8 @@ fn time(text: &str) -> Result<Timestamp> {
     Timestamp::parse(text).ok_or_else(|| corrupt("time"))
 }
 
-fn record(row: &SqlRow<'_>) -> Result<BlobRecord> {
-    Ok(BlobRecord {
+fn record(row: &SqlRow<'_>) -> Result<BlobMeta> {
+    Ok(BlobMeta {
         row: Row(row.get(0)?),
         version: row.get(1)?,
         blob_id: row.get_ref(2)?.as_str()?.parse().map_err(|_| corrupt("blob_id"))?,
@@ -42,21 +42,21 @@ fn record(row: &SqlRow<'_>) -> Result<BlobRecord> {
 }
 
 /// The newest version of a path.
-pub(super) fn newest(db: &Connection, path: &str) -> Result<Option<BlobRecord>> {
+pub(super) fn newest(db: &Connection, path: &str) -> Result<Option<BlobMeta>> {
     db.prepare_cached(select_record!("WHERE path = ?1 ORDER BY version DESC LIMIT 1"))?
         .query_row([path], record)
         .optional()
 }
 
 /// One version of a path.
-pub(super) fn at_version(db: &Connection, path: &str, version: u64) -> Result<Option<BlobRecord>> {
+pub(super) fn at_version(db: &Connection, path: &str, version: u64) -> Result<Option<BlobMeta>> {
     db.prepare_cached(select_record!("WHERE path = ?1 AND version = ?2"))?
         .query_row((path, version), record)
         .optional()
 }
 
 /// Versions of a path below `below`, newest first.
-pub(super) fn versions(db: &Connection, path: &str, below: u64, limit: usize) -> Result<Vec<BlobRecord>> {
+pub(super) fn versions(db: &Connection, path: &str, below: u64, limit: usize) -> Result<Vec<BlobMeta>> {
     db.prepare_cached(select_record!("WHERE path = ?1 AND version < ?2 ORDER BY version DESC LIMIT ?3"))?
         .query_map((path, below, limit), record)?
         .collect()
@@ -65,7 +65,7 @@ pub(super) fn versions(db: &Connection, path: &str, below: u64, limit: usize) ->
 /// The newest versions of some paths as the listing index keeps them.
 pub(super) fn entries(db: &Connection, paths: &[String]) -> Result<Vec<Entry>> {
     let entry = |path: &String| {
-        let entry = |newest: BlobRecord| Entry {
+        let entry = |newest: BlobMeta| Entry {
             path: path.clone(),
             version: newest.version,
             blob_id: newest.blob_id.to_string(),

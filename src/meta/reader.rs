@@ -4,7 +4,7 @@
 //! damaged takes its slot out of service.
 
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
@@ -13,7 +13,7 @@ use rusqlite::Connection;
 use super::databases::Databases;
 use super::schema;
 use super::slots::{Slots, State};
-use super::types::{BlobRecord, Failure, Reply, Row};
+use super::types::{BlobMeta, Failure, Reply, Row};
 use super::writer::refusal;
 use super::{apply, query};
 use crate::base::clock::Timestamp;
@@ -28,7 +28,7 @@ use crate::wire::condition::Conditions;
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The version, if there is one; it may be a tombstone.
-    pub record: Option<BlobRecord>,
+    pub record: Option<BlobMeta>,
     /// Its parts, when it has at most one.
     pub parts: Option<Parts1>,
     /// The slot's generation at which this is true.
@@ -41,7 +41,7 @@ pub type Parts1 = Arc<Parts>;
 enum Question {
     Find { path: String, version: Option<u64>, reply: Reply<Found> },
     Parts { row: Row, first: u64, count: u64, reply: Reply<Parts> },
-    Versions { path: String, below: u64, limit: usize, reply: Reply<Vec<BlobRecord>> },
+    Versions { path: String, below: u64, limit: usize, reply: Reply<Vec<BlobMeta>> },
     ChunkIds { row: Row, first: u64, count: u64, reply: Reply<Vec<ChunkId>> },
     Admit { path: String, version: Option<u64>, conditions: Conditions, reply: Reply<()> },
     IsKnown { blob_id: BlobId, reply: Reply<bool> },
@@ -57,18 +57,20 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Starts a reader thread for each of `cores` cores.
+    /// Starts a reader thread for each of `cores` cores; they end when all handles are gone.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(slots: &Arc<Slots>, cores: usize) -> std::io::Result<Self> {
+    pub fn start(slots: &Arc<Slots>, cores: usize) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let start = |core| {
             let (queue, questions) = async_channel::bounded(READER_QUEUE);
             let slots = Arc::clone(slots);
-            thread::Builder::new().name(format!("meta-read-{core}")).spawn(move || serve(&slots, &questions))?;
-            Ok(queue)
+            let thread = thread::Builder::new().name(format!("meta-read-{core}"));
+            Ok((queue, thread.spawn(move || serve(&slots, &questions))?))
         };
-        Ok(Self { slots: Arc::clone(slots), queues: (0..cores).map(start).collect::<std::io::Result<_>>()? })
+        let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
+        let (queues, threads) = started?.into_iter().unzip();
+        Ok((Self { slots: Arc::clone(slots), queues }, threads))
     }
 
     async fn ask<T>(&self, slot: Slot, question: impl FnOnce(Reply<T>) -> Question) -> Result<T> {
@@ -92,7 +94,7 @@ impl Readers {
     }
 
     /// Versions of a path below `below`, newest first.
-    pub async fn versions(&self, slot: Slot, path: &str, below: u64, limit: usize) -> Result<Vec<BlobRecord>> {
+    pub async fn versions(&self, slot: Slot, path: &str, below: u64, limit: usize) -> Result<Vec<BlobMeta>> {
         let path = path.to_owned();
         self.ask(slot, |reply| Question::Versions { path, below, limit, reply }).await
     }

@@ -95,6 +95,11 @@ pub enum Durability {
     Relaxed,
 }
 
+/// Whether the slot in `dir` has a database.
+pub fn exists(dir: &Path) -> bool {
+    dir.join(FILE).exists()
+}
+
 /// Makes a new database in `dir`, on disk with its directory entry when this returns.
 pub(super) fn create(dir: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;

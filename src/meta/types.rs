@@ -41,7 +41,7 @@ pub struct NewBlob {
 
 /// One version of a path, tombstoned or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BlobRecord {
+pub struct BlobMeta {
     /// Its row.
     pub row: Row,
     /// Version number.
@@ -58,7 +58,7 @@ pub struct BlobRecord {
     pub headers: String,
 }
 
-impl BlobRecord {
+impl BlobMeta {
     /// Parts of the blob.
     pub fn parts(&self) -> u64 {
         self.size.div_ceil(PART_SIZE)
@@ -74,7 +74,7 @@ impl BlobRecord {
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// The version that now holds the bytes.
-    pub record: BlobRecord,
+    pub record: BlobMeta,
     /// False when the same version with the same bytes was there before.
     pub created: bool,
 }

@@ -6,7 +6,7 @@
 //! read its database again.
 
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
@@ -18,7 +18,7 @@ use super::index::{Change, Indexes};
 use super::query;
 use super::schema::{self, Durability};
 use super::slots::{Slots, State};
-use super::types::{BlobRecord, Failure, NewBlob, Reply, Row, Stored, Which};
+use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
@@ -33,7 +33,7 @@ enum Op {
     Put(Box<NewBlob>, Reply<Stored>),
     Stage { staged: Option<Row>, blob_id: BlobId, parts: Parts, reply: Reply<Row> },
     Abandon(Row),
-    Delete { path: String, which: Which, conditions: Conditions, reply: Reply<BlobRecord> },
+    Delete { path: String, which: Which, conditions: Conditions, reply: Reply<BlobMeta> },
     Dropped { rows: Vec<Row>, reply: Reply<()> },
 }
 
@@ -42,7 +42,7 @@ enum Answer {
     Done,
     Stored(Stored),
     Staged(Row),
-    Deleted(BlobRecord),
+    Deleted(BlobMeta),
 }
 
 impl Answer {
@@ -70,11 +70,17 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases.
+    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases, and ends
+    /// when all handles are gone.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(slots: &Arc<Slots>, indexes: &Indexes, rules: &Rules, cores: usize) -> std::io::Result<Self> {
+    pub fn start(
+        slots: &Arc<Slots>,
+        indexes: &Indexes,
+        rules: &Rules,
+        cores: usize,
+    ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let start = |core: usize| {
             let (queue, ops) = async_channel::bounded(WRITER_QUEUE);
             let mut writer = Writer {
@@ -83,13 +89,15 @@ impl Writers {
                 rules: rules.clone(),
                 databases: Databases::new(),
             };
-            thread::Builder::new().name(format!("meta-write-{core}")).spawn(move || {
+            let thread = thread::Builder::new().name(format!("meta-write-{core}")).spawn(move || {
                 Slot::all().filter(|slot| slot.core(cores) == core).for_each(|slot| writer.check(slot));
                 writer.run(&ops);
             })?;
-            Ok(queue)
+            Ok((queue, thread))
         };
-        Ok(Self { slots: Arc::clone(slots), queues: (0..cores).map(start).collect::<std::io::Result<_>>()? })
+        let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
+        let (queues, threads) = started?.into_iter().unzip();
+        Ok((Self { slots: Arc::clone(slots), queues }, threads))
     }
 
     async fn send(&self, slot: Slot, op: Op) -> Result<()> {
@@ -125,7 +133,7 @@ impl Writers {
     }
 
     /// Tombstones versions; answers with the highest of them.
-    pub async fn delete(&self, slot: Slot, path: &str, which: Which, conditions: Conditions) -> Result<BlobRecord> {
+    pub async fn delete(&self, slot: Slot, path: &str, which: Which, conditions: Conditions) -> Result<BlobMeta> {
         let path = path.to_owned();
         self.ask(slot, |reply| Op::Delete { path, which, conditions, reply }).await
     }

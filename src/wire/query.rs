@@ -108,6 +108,17 @@ impl Query {
         self.value(key, |text| text.parse().ok(), "true or false")
     }
 
+    /// The version asked for; they count from 1.
+    ///
+    /// # Errors
+    /// `BadRequest` for what is no version.
+    pub fn version(&self) -> Result<Option<u64>> {
+        match self.number(Key::Version)? {
+            Some(0) => Err(Error::new(Code::BadRequest, "version is 0: versions count from 1")),
+            version => Ok(version),
+        }
+    }
+
     fn value<T>(&self, key: Key, read: impl Fn(&str) -> Option<T>, kind: &str) -> Result<Option<T>> {
         let Some(text) = self.text(key) else {
             return Ok(None);

@@ -1,0 +1,182 @@
+//! The admin listener: metrics, health and slots, for operators.
+//!
+//! Small and rare requests: one at a time on a connection that closes after each.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tokio_uring::net::TcpStream;
+
+use crate::base::clock::Timestamp;
+use crate::base::error::{Code, Error};
+use crate::base::slot::Slot;
+use crate::limits::{ADMIN_CONNECTIONS, HEAD_TIME, HEADERS_MAX, INBOX_MIN, REQUEST_LINE_MAX};
+use crate::meta::slots::State;
+use crate::shard::node::Node;
+use crate::wire::head::{self, Head, Method, Parsed, Target};
+use crate::wire::response::{ResponseHead, error_body};
+
+struct Admin {
+    node: Arc<Node>,
+    name: String,
+    public: SocketAddr,
+    metrics: Registry,
+}
+
+/// What a request gets: status, content type, body, further fields.
+struct Page {
+    status: u16,
+    content_type: &'static str,
+    body: String,
+    allow: bool,
+}
+
+/// Serves for as long as the node runs.
+pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, name: String, public: SocketAddr) {
+    let metrics = node.metrics.registry();
+    let admin = Arc::new(Admin { node, name, public, metrics });
+    let listener = tokio_uring::net::TcpListener::from_std(listener);
+    let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let admin = Arc::clone(&admin);
+                tokio_uring::spawn(async move {
+                    admin.answer(stream).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept on the admin listener");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+impl Admin {
+    async fn answer(&self, stream: TcpStream) {
+        let page = match timeout(HEAD_TIME, receive(&stream)).await {
+            Ok(Some(Ok(head))) => self.page(&head),
+            Ok(Some(Err(error))) => error_page(&error),
+            Ok(None) | Err(_) => return,
+        };
+        let mut response = ResponseHead::new(page.status)
+            .header("Content-Type", page.content_type)
+            .header("Content-Length", page.body.len());
+        if page.allow {
+            response = response.header("Allow", "GET, HEAD");
+        }
+        let mut bytes = response.write(&Timestamp::now().http_date(), Some("close"));
+        bytes.extend_from_slice(page.body.as_bytes());
+        // A client that is gone needs no answer.
+        let _ = timeout(HEAD_TIME, stream.write_all(bytes)).await;
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+    }
+
+    fn page(&self, head: &Head) -> Page {
+        let Target::Origin { path, .. } = &head.target else {
+            return error_page(&Error::new(Code::BadRequest, "name a page"));
+        };
+        if matches!(path.as_str(), "/scrub" | "/sync") || path.starts_with("/archive/") || path.starts_with("/restore/") {
+            return error_page(&Error::new(Code::NotImplemented, "this release runs a single node without an archive"));
+        }
+        if !matches!(head.method, Method::Get | Method::Head) {
+            let mut page = error_page(&Error::new(Code::MethodNotAllowed, "this page has GET, HEAD"));
+            page.allow = true;
+            return page;
+        }
+        let mut page = match path.as_str() {
+            "/metrics" => self.metrics(),
+            "/healthz" => json_page(200, &json!({ "status": "ok" })),
+            "/readyz" => self.ready(),
+            "/nodes" => json_page(200, &json!({ "nodes": [{ "name": self.name, "public": self.public.to_string() }] })),
+            "/slots" => {
+                let born = |slot: &Slot| self.node.slots.state(*slot) != State::Unborn;
+                let slots: Vec<_> = Slot::all().filter(born).map(|slot| self.slot(slot)).collect();
+                json_page(200, &json!({ "slots": slots }))
+            }
+            other => match other.strip_prefix("/slots/").and_then(|id| id.parse().ok()).and_then(Slot::new) {
+                Some(slot) => json_page(200, &self.slot(slot)),
+                None => error_page(&Error::new(
+                    Code::BlobNotFound,
+                    "there are /metrics, /healthz, /readyz, /nodes, /slots and /slots/{0..2047}",
+                )),
+            },
+        };
+        if head.method == Method::Head {
+            page.body.clear();
+        }
+        page
+    }
+
+    fn metrics(&self) -> Page {
+        let mut body = String::new();
+        match encode(&mut body, &self.metrics) {
+            Ok(()) => {
+                let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                Page { status: 200, content_type, body, allow: false }
+            }
+            Err(error) => error_page(&Error::new(Code::Internal, error.to_string())),
+        }
+    }
+
+    fn ready(&self) -> Page {
+        let troubles = self.node.troubles();
+        match troubles.is_empty() {
+            true => json_page(200, &json!({ "ready": true })),
+            false => json_page(503, &json!({ "ready": false, "reasons": troubles })),
+        }
+    }
+
+    fn slot(&self, slot: Slot) -> serde_json::Value {
+        let slots = &self.node.slots;
+        let state = slots.state(slot);
+        let reason = (state == State::Failed).then(|| slots.reason(slot));
+        json!({
+            "slot": slot.index(),
+            "disk": self.node.disk(slot).root(),
+            "state": match state {
+                State::Unchecked => "recovering",
+                State::Unborn => "empty",
+                State::Ready => "healthy",
+                State::Failed => "failed",
+            },
+            "reason": reason,
+        })
+    }
+}
+
+fn json_page(status: u16, value: &serde_json::Value) -> Page {
+    Page { status, content_type: "application/json", body: value.to_string(), allow: false }
+}
+
+fn error_page(error: &Error) -> Page {
+    Page {
+        status: error.code.status(),
+        content_type: "application/json",
+        body: error_body(error, "admin"),
+        allow: false,
+    }
+}
+
+/// Reads one head; none when the client has gone.
+async fn receive(stream: &TcpStream) -> Option<Result<Head, Error>> {
+    let mut inbox = Vec::new();
+    loop {
+        let (result, buffer) = stream.read(vec![0; INBOX_MIN]).await;
+        let received = result.ok().filter(|received| *received > 0)?;
+        inbox.extend_from_slice(&buffer[..received]);
+        match head::parse(&inbox) {
+            Ok(Parsed::Complete { head, .. }) => return Some(Ok(head)),
+            Ok(Parsed::Partial) if inbox.len() < REQUEST_LINE_MAX + HEADERS_MAX => {}
+            Ok(Parsed::Partial) => return Some(Err(Error::new(Code::HeadersTooLarge, "the head is too large"))),
+            Err(error) => return Some(Err(error)),
+        }
+    }
+}

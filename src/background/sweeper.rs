@@ -1,0 +1,112 @@
+//! Gives space back: directories of uploads that came to nothing, and chunks of versions deleted long enough ago.
+//!
+//! A directory goes only when no upload of this process works on its blob and its slot has no row for it. Chunks of a
+//! tombstoned version go after the grace time: files first, their removal synced, then the note in the row, so that a
+//! crash in between only does it again. The row itself stays for ever.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+use tokio::time::sleep;
+
+use crate::base::clock::Timestamp;
+use crate::base::error::{Error, Result};
+use crate::base::ids::BlobId;
+use crate::base::slot::Slot;
+use crate::chunk::disk::Disk;
+use crate::chunk::{incoming, layout, sweep};
+use crate::io::steps;
+use crate::limits::{DROP_BATCH, ORPHAN_INTERVAL, SWEEP_TICK};
+use crate::meta::slots::State;
+use crate::shard::node::Node;
+
+/// Sweeps for as long as the node runs.
+pub(super) async fn run(node: Arc<Node>) {
+    while !node.slots_checked() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let tick = (node.tombstone_grace / 2).clamp(Duration::from_millis(200), SWEEP_TICK);
+    let mut orphans_at = Instant::now();
+    loop {
+        if orphans_at <= Instant::now() {
+            orphans_at = Instant::now() + ORPHAN_INTERVAL;
+            for slot in Slot::all().filter(|slot| node.slots.state(*slot) == State::Ready) {
+                remove_orphans(&node, slot).await;
+                // Damage takes the slot out of service, and is logged there.
+                let _ = node.readers.verify(slot).await;
+            }
+        }
+        let until = Timestamp::now().minus(node.tombstone_grace);
+        for slot in Slot::all().filter(|slot| node.slots.has_tombstones(*slot, until)) {
+            if let Err(error) = drop_chunks(&node, slot, until).await {
+                tracing::warn!(%slot, %error, "chunks of deleted versions stay until the next sweep");
+            }
+        }
+        let ballast: Vec<_> = node.disks.iter().filter(|disk| disk.has_room(0)).map(Disk::ballast).collect();
+        blocking(move || {
+            ballast.iter().for_each(crate::io::ballast::Ballast::refill);
+            Ok(())
+        })
+        .await
+        .unwrap_or_default();
+        sleep(tick).await;
+    }
+}
+
+async fn blocking<T: Send + 'static>(steps: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
+    let failed = |error: &dyn std::fmt::Display| Error::new(crate::base::error::Code::Internal, error.to_string());
+    spawn_blocking(steps).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
+}
+
+async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
+    let slot_dir = node.slot_dir(slot).to_path_buf();
+    let listed_dir = slot_dir.clone();
+    let listed = match blocking(move || sweep::blobs_on_disk(&listed_dir)).await {
+        Ok(listed) => listed,
+        Err(error) => return tracing::warn!(%slot, %error, "cannot look for unfinished uploads"),
+    };
+    for blob in listed {
+        // In this order: an upload enters its blob before the directory, and leaves after its commit.
+        if node.live.contains(blob) || !matches!(node.readers.is_known(slot, blob).await, Ok(false)) {
+            continue;
+        }
+        match remove(slot_dir.clone(), vec![blob]).await {
+            Ok(()) => {
+                node.metrics.orphans_removed.inc();
+                tracing::info!(%slot, %blob, "removed what an unfinished upload left");
+            }
+            Err(error) => tracing::warn!(%slot, %blob, %error, "cannot remove what an unfinished upload left"),
+        }
+    }
+}
+
+async fn drop_chunks(node: &Arc<Node>, slot: Slot, until: Timestamp) -> Result<()> {
+    loop {
+        let batch = node.readers.undropped(slot, until, DROP_BATCH).await?;
+        let (rows, blobs): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        if !blobs.is_empty() {
+            remove(node.slot_dir(slot).to_path_buf(), blobs).await?;
+        }
+        let count = rows.len();
+        node.writers.dropped(slot, rows).await?;
+        node.metrics.versions_dropped.inc_by(count as u64);
+        if count < DROP_BATCH {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes blobs' directories, for good when this returns.
+async fn remove(slot_dir: PathBuf, blobs: Vec<BlobId>) -> Result<()> {
+    blocking(move || {
+        blobs.iter().try_for_each(|blob| incoming::discard(&slot_dir, *blob))?;
+        match steps::sync_dir(&layout::blobs_dir(&slot_dir)) {
+            // A slot whose chunks all live in its database has no such directory.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            synced => synced,
+        }
+    })
+    .await
+}

@@ -1,0 +1,65 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::Config;
+use crate::server;
+
+/// A leaderless, versioned blob server for tuned bare metal.
+#[derive(Parser)]
+#[command(name = "amberblob", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a node. Without options: data under ./amberblob-data, clients on 127.0.0.1:8080, operators on 127.0.0.1:8081
+    Serve(Serve),
+}
+
+#[derive(Args)]
+struct Serve {
+    /// TOML file; every key has a default
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory; once for each disk
+    #[arg(long, value_name = "DIR")]
+    data: Vec<PathBuf>,
+    /// Address for clients
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address for operators: metrics, health, slots
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Cores to use; default: all that this process may run on
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    cores: Option<u16>,
+}
+
+/// Parses the command line and does what it says.
+pub fn main() -> ExitCode {
+    let Cli { command: Command::Serve(options) } = Cli::parse();
+    match serve(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("amberblob: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(options: Serve) -> Result<(), String> {
+    let mut config = Config::load(options.config.as_deref(), std::env::vars())?;
+    if !options.data.is_empty() {
+        config.storage.disks = options.data;
+    }
+    config.listen.public = options.listen.unwrap_or(config.listen.public);
+    config.listen.admin = options.admin.unwrap_or(config.listen.admin);
+    server::serve(&config, options.cores.map(usize::from))
+}

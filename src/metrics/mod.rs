@@ -1,0 +1,58 @@
+//! The catalogue of metrics: every name, unit and help text in one list. Prometheus text format.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Labels of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// The method.
+    pub method: &'static str,
+    /// The status code.
+    pub status: u16,
+}
+
+/// What the server counts.
+#[derive(Default)]
+pub struct Metrics {
+    /// Requests answered.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Connections open.
+    pub connections: Gauge,
+    /// Bytes of blobs received.
+    pub received: Counter,
+    /// Bytes of blobs sent.
+    pub sent: Counter,
+    /// Blocks that failed their checksum or could not be read.
+    pub read_failures: Counter,
+    /// Directories of unfinished uploads removed.
+    pub orphans_removed: Counter,
+    /// Deleted versions whose chunks were removed.
+    pub versions_dropped: Counter,
+}
+
+impl Metrics {
+    /// The list that `/metrics` encodes.
+    pub fn registry(&self) -> Registry {
+        let mut list = Registry::with_prefix("amberblob");
+        list.register("requests", "Requests answered, by method and status", self.requests.clone());
+        list.register("connections", "Connections open on the public listener", self.connections.clone());
+        list.register("received_bytes", "Bytes of blobs received", self.received.clone());
+        list.register("sent_bytes", "Bytes of blobs sent", self.sent.clone());
+        list.register(
+            "read_failures",
+            "Stretches of chunks that failed their checksum or could not be read",
+            self.read_failures.clone(),
+        );
+        list.register("orphans_removed", "Directories of unfinished uploads removed", self.orphans_removed.clone());
+        list.register(
+            "versions_dropped",
+            "Deleted versions whose chunks were removed",
+            self.versions_dropped.clone(),
+        );
+        list
+    }
+}

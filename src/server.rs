@@ -1,0 +1,230 @@
+//! The roof: opens the disks, starts the threads in order, and stops them in order.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing_subscriber::EnvFilter;
+use ulid::Ulid;
+
+use crate::background;
+use crate::base::slot::Slot;
+use crate::chunk::disk::{self, Disk};
+use crate::chunk::layout;
+use crate::chunk::sweep::{self, LiveUploads};
+use crate::config::{Config, Io};
+use crate::io::cache::BlockCache;
+use crate::io::listen;
+use crate::limits::PART_SIZE;
+use crate::meta::index::Indexes;
+use crate::meta::reader::Readers;
+use crate::meta::schema::{self, Durability};
+use crate::meta::slots::{Slots, State};
+use crate::meta::writer::{Rules, Writers};
+use crate::metrics::Metrics;
+use crate::shard::core;
+use crate::shard::node::Node;
+
+/// What ends a node.
+enum End {
+    Signal,
+    Failed(String),
+}
+
+/// Runs a node until SIGTERM or SIGINT.
+///
+/// # Errors
+/// One line: what cannot be started, why, and what to do.
+pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
+    init_log();
+    raise_file_limit();
+    core::check_ring()?;
+    let cpus = allowed_cpus();
+    let cores = cores.unwrap_or(cpus.len());
+    let (end, ended) = mpsc::channel();
+    catch_signals(end.clone())?;
+
+    let disks = disk::open_all(&config.storage.disks, config.storage.io == Io::Direct)?;
+    let listeners = listen::listen_all(config.listen.public, cores)
+        .map_err(|error| format!("cannot listen on {}: {error}", config.listen.public))?;
+    let public = listeners[0].local_addr().map_err(|error| error.to_string())?;
+    let admin_listener = listen::listen_all(config.listen.admin, 1)
+        .map_err(|error| format!("cannot listen on {}: {error}", config.listen.admin))?
+        .remove(0);
+    let admin = admin_listener.local_addr().map_err(|error| error.to_string())?;
+
+    let (node, metadata) = compose(config, disks, cores)?;
+    let background = background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public)
+        .map_err(|error| format!("cannot start the background thread: {error}"))?;
+    let (stop, stopping) = async_channel::bounded(1);
+    let mut threads = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let (node, stopping, end) = (Arc::clone(&node), stopping.clone(), end.clone());
+        let cpu = cpus[number % cpus.len()];
+        let run = move || {
+            pin(cpu);
+            if let Err(error) = core::run(number, node, listener, stopping) {
+                // Nobody listens once the node is stopping anyway.
+                let _ = end.send(End::Failed(format!("core {number} cannot run: {error}")));
+            }
+        };
+        let started = thread::Builder::new().name(format!("core-{number}")).spawn(run);
+        threads.push(started.map_err(|error| format!("cannot start core {number}: {error}"))?);
+    }
+    announce(config, public, admin, cores);
+
+    let outcome = match ended.recv() {
+        Ok(End::Failed(error)) => Err(error),
+        Ok(End::Signal) | Err(_) => Ok(()),
+    };
+    node.stopping.store(true, Ordering::Release);
+    drop(stop);
+    join(threads);
+    background.stop();
+    drop(node);
+    // The queues are closed now: the metadata threads finish what is in them and close their databases.
+    join(metadata);
+    outcome
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        if thread.join().is_err() {
+            tracing::error!("a thread ended in a panic");
+        }
+    }
+}
+
+/// Everything that the cores share, and the metadata threads behind it.
+fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>, Vec<JoinHandle<()>>), String> {
+    let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
+    let slots = Arc::new(find_slots(&roots)?);
+    let durability = config.storage.durability;
+    let rules = Rules {
+        durability,
+        keep_versions: config.storage.keep_versions,
+        ballast: Arc::new(disks.iter().map(Disk::ballast).collect()),
+    };
+    rules.ballast.iter().for_each(crate::io::ballast::Ballast::refill);
+    let describe = |error: io::Error| format!("cannot start the metadata threads: {error}");
+    let (indexes, mut threads) = Indexes::start(&roots)?;
+    let (readers, reading) = Readers::start(&slots, cores).map_err(describe)?;
+    let (writers, writing) = Writers::start(&slots, &indexes, &rules, cores).map_err(describe)?;
+    threads.extend(reading.into_iter().chain(writing));
+    let node = Node {
+        run_id: Ulid::generate().to_string()[16..].to_lowercase(),
+        slots,
+        readers,
+        writers,
+        indexes,
+        cache: BlockCache::new(config.storage.cache.bytes(memory()), PART_SIZE),
+        live: LiveUploads::default(),
+        metrics: Metrics::default(),
+        synced: durability == Durability::Full,
+        tombstone_grace: config.storage.tombstone_grace,
+        stopping: AtomicBool::new(false),
+        disks,
+    };
+    Ok((Arc::new(node), threads))
+}
+
+/// The slots and what is on disk of each.
+fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
+    let mut lost = Vec::new();
+    let mut table = Vec::new();
+    for slot in Slot::all() {
+        let disk = slot.disk(roots.len());
+        let dir = layout::slot_dir(&roots[disk], slot);
+        let state = if schema::exists(&dir) {
+            State::Unchecked
+        } else {
+            let blobs = sweep::blobs_on_disk(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+            if !blobs.is_empty() {
+                lost.push((slot, format!("{} has blobs but no database: restore it", dir.display())));
+            }
+            State::Unborn
+        };
+        table.push((disk, dir, state));
+    }
+    let slots = Slots::new(table.into_iter());
+    lost.into_iter().for_each(|(slot, reason)| slots.fail(slot, reason));
+    Ok(slots)
+}
+
+fn announce(config: &Config, public: SocketAddr, admin: SocketAddr, cores: usize) {
+    if config.storage.durability == Durability::Relaxed {
+        eprintln!(
+            "amberblob: durability = \"relaxed\": a power cut or a crash of the system can lose the writes of the last \
+             seconds, acknowledged ones too"
+        );
+    }
+    let disks: Vec<String> = config.storage.disks.iter().map(|disk| display(disk)).collect();
+    println!(
+        "amberblob: serving public=http://{public} admin=http://{admin} cores={cores} disks={} data={}",
+        disks.len(),
+        disks.join(",")
+    );
+}
+
+fn display(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn init_log() {
+    let filter = EnvFilter::try_from_env("AMBERBLOB_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    // A second start in one process keeps the first log.
+    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+}
+
+/// Sends the first signal on; a second one ends the process at once.
+fn catch_signals(end: mpsc::Sender<End>) -> Result<(), String> {
+    let describe = |error: io::Error| format!("cannot handle signals: {error}");
+    let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(describe)?;
+    let wait = move || {
+        for (count, _) in signals.forever().enumerate() {
+            if count > 0 {
+                std::process::exit(1);
+            }
+            let _ = end.send(End::Signal);
+        }
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop).map_err(describe)
+}
+
+/// As many open files as the system allows: a connection is one, a database three.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
+
+fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(None) else { return vec![0] };
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| set.is_set(*cpu)).collect();
+    if cpus.is_empty() { vec![0] } else { cpus }
+}
+
+fn pin(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        tracing::warn!(cpu, %error, "cannot pin a thread to its core");
+    }
+}
+
+/// Bytes of memory that this process may use.
+fn memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    let total = info.totalram.saturating_mul(u64::from(info.mem_unit));
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    limit.map_or(total, |limit: u64| limit.min(total))
+}

@@ -1,0 +1,20 @@
+//! One core: it accepts connections and answers every request on them, from the first byte to the last.
+//!
+//! A connection stays on its core. Tasks of a core share its state without locks; what cores share stands in
+//! [`node::Node`]. Metadata questions and writes go to the metadata threads, file steps to storage threads.
+
+mod answers;
+mod body;
+mod connection;
+pub mod core;
+mod delete;
+mod fields;
+mod get;
+mod list;
+pub mod node;
+mod pace;
+mod put;
+mod reply;
+mod route;
+mod stream;
+mod versions;

@@ -1,0 +1,95 @@
+//! What all cores share.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::base::slot::Slot;
+use crate::chunk::disk::Disk;
+use crate::chunk::incoming::Mode;
+use crate::chunk::sweep::LiveUploads;
+use crate::io::cache::BlockCache;
+use crate::meta::index::Indexes;
+use crate::meta::reader::Readers;
+use crate::meta::slots::{Slots, State};
+use crate::meta::writer::Writers;
+use crate::metrics::Metrics;
+
+/// A running node.
+pub struct Node {
+    /// Names this run in request identities.
+    pub run_id: String,
+    /// Its slots.
+    pub slots: Arc<Slots>,
+    /// Its disks, by number.
+    pub disks: Vec<Disk>,
+    /// The metadata readers.
+    pub readers: Readers,
+    /// The metadata writers.
+    pub writers: Writers,
+    /// The listing indexes.
+    pub indexes: Indexes,
+    /// The block cache.
+    pub cache: BlockCache,
+    /// Uploads under way.
+    pub live: LiveUploads,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Whether chunks are synced before they are named.
+    pub synced: bool,
+    /// How long the chunks of a deleted version stay.
+    pub tombstone_grace: Duration,
+    /// Set once the node begins to stop.
+    pub stopping: AtomicBool,
+}
+
+impl Node {
+    /// The disk of a slot.
+    pub fn disk(&self, slot: Slot) -> &Disk {
+        &self.disks[self.slots.disk(slot)]
+    }
+
+    /// The directory of a slot.
+    pub fn slot_dir(&self, slot: Slot) -> &Path {
+        self.slots.dir(slot)
+    }
+
+    /// How chunks of a slot are written.
+    pub fn mode(&self, slot: Slot) -> Mode {
+        Mode { direct: self.disk(slot).direct(), synced: self.synced }
+    }
+
+    /// Whether the node is on its way out.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Why the node is not ready; empty when it is.
+    pub fn troubles(&self) -> Vec<String> {
+        let mut troubles = Vec::new();
+        if self.is_stopping() {
+            troubles.push("stopping".to_owned());
+        }
+        let unchecked = Slot::all().filter(|slot| self.slots.state(*slot) == State::Unchecked).count();
+        if unchecked > 0 {
+            troubles.push(format!("recovering: {unchecked} slots are still to be checked after the start"));
+        }
+        for slot in Slot::all().filter(|slot| self.slots.state(*slot) == State::Failed) {
+            troubles.push(format!("slot {slot}: {}", self.slots.reason(slot)));
+        }
+        troubles.extend((0..self.disks.len()).filter_map(|disk| self.indexes.failure(disk)));
+        troubles
+    }
+
+    /// Whether every slot has been looked at since the start.
+    pub fn slots_checked(&self) -> bool {
+        Slot::all().all(|slot| self.slots.state(slot) != State::Unchecked)
+    }
+
+    /// Whether requests are answered at all: some slot is in service and none is waiting to be checked.
+    pub fn can_serve(&self) -> bool {
+        let some_slot = Slot::all().any(|slot| self.slots.state(slot) != State::Failed);
+        !self.is_stopping() && self.slots_checked() && some_slot
+    }
+}

@@ -1,0 +1,70 @@
+//! How long a connection waits for its client: a client must keep up a slow rate, and the time in which the server
+//! itself is busy does not count.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use monoio::time::timeout;
+
+use crate::limits::{RATE_GRACE, RATE_MIN};
+
+/// The patience left with one body.
+#[derive(Debug)]
+pub(super) struct Pace {
+    credit: Duration,
+}
+
+/// The client was too slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct TooSlow;
+
+impl Pace {
+    pub(super) fn new() -> Self {
+        Self { credit: RATE_GRACE }
+    }
+
+    /// Waits for the client within the patience left.
+    pub(super) async fn wait<F: Future>(&mut self, receive: F) -> Result<F::Output, TooSlow> {
+        let start = Instant::now();
+        let result = timeout(self.credit, receive).await;
+        self.spend(start.elapsed());
+        result.map_err(|_| TooSlow)
+    }
+
+    /// Notes bytes that came.
+    pub(super) fn earn(&mut self, bytes: usize) {
+        let earned = Duration::from_millis(bytes as u64 * 1000 / RATE_MIN);
+        self.credit = self.credit.saturating_add(earned).min(RATE_GRACE);
+    }
+
+    fn spend(&mut self, time: Duration) {
+        self.credit = self.credit.saturating_sub(time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_at_the_slowest_rate_is_never_cut_and_a_slower_one_is() {
+        let mut pace = Pace::new();
+        for _ in 0..1000 {
+            pace.spend(Duration::from_secs(1));
+            pace.earn(RATE_MIN as usize);
+        }
+        assert!(pace.credit > Duration::ZERO);
+        for _ in 0..25 {
+            pace.spend(Duration::from_secs(1));
+            pace.earn(RATE_MIN as usize / 2);
+        }
+        assert!(pace.credit < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_fast_start_buys_no_long_silence() {
+        let mut pace = Pace::new();
+        pace.earn(1 << 30);
+        assert_eq!(pace.credit, RATE_GRACE);
+    }
+}

@@ -1,0 +1,294 @@
+//! PUT: receive, hash and write at once; sync; then one commit makes the blob visible.
+
+use std::io;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use super::body::Body;
+use super::connection::Connection;
+use super::core::Core;
+use super::fields;
+use super::reply::{Failure, Handled, Reply, refuse};
+use crate::base::error::{Code, Error};
+use crate::base::ids::BlobId;
+use crate::base::path::BlobPath;
+use crate::base::slot::Slot;
+use crate::chunk::incoming::{self, Incoming, Received};
+use crate::io::buffer::Buffer;
+use crate::io::budget::Share;
+use crate::io::file::on_storage_thread;
+use crate::limits::{BLOB_MAX, BUFFER_MAX, BUFFER_MIN, FAST_FILL, STAGE_CHUNKS, WRITES_IN_FLIGHT};
+use crate::meta::types::{NewBlob, Row, Stored};
+use crate::wire::condition::Conditions;
+use crate::wire::digest::parse_sha256;
+use crate::wire::head::{Framing, Head, Headers};
+use crate::wire::query::Query;
+use crate::wire::response::ResponseHead;
+
+const DIGESTS: [&str; 2] = ["repr-digest", "content-digest"];
+
+#[derive(Serialize)]
+struct PutAnswer<'a> {
+    path: &'a str,
+    version: u64,
+    blob_id: String,
+    size: u64,
+    chunks_stored: u64,
+}
+
+/// What the head of a PUT asks for.
+struct Request {
+    path: BlobPath,
+    slot: Slot,
+    version: Option<u64>,
+    conditions: Conditions,
+    headers: String,
+    digests: Vec<[u8; 32]>,
+}
+
+/// An upload under way.
+struct Upload<'a> {
+    core: &'a Core,
+    slot: Slot,
+    blob: BlobId,
+    staged: Option<Row>,
+}
+
+pub(super) async fn put(
+    core: &Core,
+    connection: &mut Connection,
+    head: &Head,
+    body: &mut Body,
+    path: BlobPath,
+    query: &Query,
+) -> Handled {
+    let request = admit(core, head, path, query).await?;
+    let mut upload = Upload { core, slot: request.slot, blob: BlobId::generate(), staged: None };
+    core.node.live.insert(upload.blob);
+    let result = upload.run(connection, body, head, &request).await;
+    upload.end(result.as_ref().err()).await;
+    let stored = result?;
+    let record = stored.record;
+    let answer = PutAnswer {
+        path: &request.path,
+        version: record.version,
+        blob_id: record.blob_id.to_string(),
+        size: record.size,
+        chunks_stored: record.chunks(),
+    };
+    let status = if stored.created { 201 } else { 200 };
+    let head = ResponseHead::new(status)
+        .header("ETag", format_args!("\"{}\"", record.blob_id))
+        .header("x-amber-version", record.version);
+    Ok(Reply::json_with(status, head, &answer))
+}
+
+/// Everything that can be refused from the head alone.
+async fn admit(core: &Core, head: &Head, path: BlobPath, query: &Query) -> Result<Request, Failure> {
+    if head.headers.get("content-range").is_some() {
+        return refuse(Code::BadRequest, "a PUT with Content-Range cannot change a part of a blob: send all of it");
+    }
+    let version = query.version()?;
+    let conditions = Conditions::from_headers(&head.headers)?;
+    let digests = digests(&head.headers)?;
+    let headers = fields::from_request(&head.headers)?;
+    let length = match head.framing {
+        Framing::Length(length) => length,
+        Framing::None => 0,
+        Framing::Chunked => 1,
+    };
+    if length > BLOB_MAX {
+        return refuse(Code::TooLarge, "the body is larger than 16 TiB, the largest blob");
+    }
+    let slot = Slot::of(&path);
+    core.node.slots.admit(slot)?;
+    if !core.node.disk(slot).has_room(length) {
+        return Err(disk_full().into());
+    }
+    if version.is_some() || !conditions.is_empty() {
+        core.node.readers.admit(slot, &path, version, &conditions).await?;
+    }
+    core.node.writers.birth(slot).await?;
+    Ok(Request { path, slot, version, conditions, headers, digests })
+}
+
+fn disk_full() -> Error {
+    Error::new(Code::DiskFull, "the disk is full: delete blobs or add space, then try again")
+}
+
+fn digests(headers: &Headers) -> Result<Vec<[u8; 32]>, Failure> {
+    let mut digests = Vec::new();
+    for name in DIGESTS {
+        if let Some(value) = headers.joined(name) {
+            digests.extend(parse_sha256(&value)?);
+        }
+    }
+    Ok(digests)
+}
+
+impl Upload<'_> {
+    async fn run(
+        &mut self,
+        connection: &mut Connection,
+        body: &mut Body,
+        head: &Head,
+        request: &Request,
+    ) -> Result<Stored, Failure> {
+        let digest_wanted = !request.digests.is_empty() || head.framing == Framing::Chunked;
+        let node = &self.core.node;
+        let slot_dir = node.slot_dir(self.slot).to_path_buf();
+        let mut incoming = Incoming::new(slot_dir, self.blob, node.mode(self.slot), digest_wanted);
+        self.receive(connection, body, &mut incoming).await?;
+        let received = incoming.finish().await.map_err(|error| self.file_error(&error))?;
+        check_digests(&received, request, body)?;
+        let Received { size, chunks, parts, .. } = received;
+        let blob = NewBlob {
+            path: request.path.to_string(),
+            version: request.version,
+            blob_id: self.blob,
+            size,
+            chunks,
+            parts,
+            staged: self.staged,
+            headers: request.headers.clone(),
+            conditions: request.conditions.clone(),
+        };
+        Ok(node.writers.put(self.slot, blob).await?)
+    }
+
+    /// Receives the body: the next buffer fills while the last ones are written.
+    async fn receive(
+        &mut self,
+        connection: &mut Connection,
+        body: &mut Body,
+        incoming: &mut Incoming,
+    ) -> Result<(), Failure> {
+        let mut buffers = Buffers::new(self.core).await;
+        let mut buffer = buffers.first();
+        let mut since = Instant::now();
+        loop {
+            let start = buffer.len();
+            let room = (buffer.capacity() - start).min(usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX));
+            let (received, filled) = body.read(connection, buffer, room).await?;
+            buffer = filled;
+            incoming.absorb(&buffer[start..]);
+            self.core.node.metrics.received.inc_by(received as u64);
+            let last = received == 0 || body.remaining() == Some(0);
+            if incoming.size() > BLOB_MAX {
+                return refuse(Code::TooLarge, "the body is larger than 16 TiB, the largest blob");
+            }
+            if !last && buffer.len() < buffer.capacity() && incoming.chunk_room() > 0 {
+                continue;
+            }
+            if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
+                return Err(disk_full().into());
+            }
+            if since.elapsed() < FAST_FILL {
+                buffers.grow();
+            }
+            let back = incoming
+                .write(buffer, last, body.remaining(), buffers.in_flight())
+                .await
+                .map_err(|error| self.file_error(&error))?;
+            if last {
+                return Ok(());
+            }
+            if incoming.held_chunks() >= STAGE_CHUNKS {
+                let parts = incoming.take_parts();
+                self.staged = Some(self.core.node.writers.stage(self.slot, self.staged, self.blob, parts).await?);
+            }
+            buffer = buffers.next(back);
+            since = Instant::now();
+        }
+    }
+
+    fn file_error(&self, error: &io::Error) -> Failure {
+        if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
+            return disk_full().into();
+        }
+        tracing::error!(slot = %self.slot, blob = %self.blob, %error, "cannot write a chunk");
+        Error::new(Code::Internal, format!("slot {}: the blob cannot be written: {error}", self.slot)).into()
+    }
+
+    /// Cleans up after a failed upload, but leaves alone what may have been committed.
+    async fn end(&self, failure: Option<&Failure>) {
+        let node = &self.core.node;
+        let in_doubt = matches!(failure, Some(Failure::Refused(error, _)) if error.code == Code::OutcomeUnknown);
+        if failure.is_some() && !in_doubt {
+            if let Some(row) = self.staged
+                && let Err(error) = node.writers.abandon(self.slot, row).await
+            {
+                tracing::warn!(slot = %self.slot, %error, "staged rows stay until the next start");
+            }
+            self.discard().await;
+        }
+        node.live.remove(self.blob);
+    }
+
+    async fn discard(&self) {
+        let (slot_dir, blob) = (self.core.node.slot_dir(self.slot).to_path_buf(), self.blob);
+        if let Err(error) = on_storage_thread(move || incoming::discard(&slot_dir, blob)).await {
+            tracing::warn!(slot = %self.slot, blob = %self.blob, %error, "files of a failed upload stay until the sweep");
+        }
+    }
+}
+
+fn check_digests(received: &Received, request: &Request, body: &Body) -> Result<(), Failure> {
+    let trailers: Headers = body.trailers().iter().map(|(name, value)| (name, value)).collect();
+    let announced = request.digests.iter().copied().chain(digests(&trailers)?);
+    for digest in announced {
+        if received.digest != Some(digest) {
+            return refuse(
+                Code::DigestMismatch,
+                "the body does not have the announced sha-256: it was damaged on the way, send it again",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The buffers of one upload, taken from the core's budget: one small one at first, larger and more of them for a
+/// client that fills them fast.
+struct Buffers<'a> {
+    core: &'a Core,
+    size: usize,
+    in_flight: usize,
+    shares: Vec<Share>,
+}
+
+impl<'a> Buffers<'a> {
+    async fn new(core: &'a Core) -> Self {
+        let share = core.uploads.take(BUFFER_MIN).await;
+        Self { core, size: BUFFER_MIN, in_flight: 0, shares: vec![share] }
+    }
+
+    fn first(&self) -> Buffer {
+        Buffer::new(self.size)
+    }
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Takes larger buffers where the budget allows.
+    fn grow(&mut self) {
+        let held = self.size * (self.in_flight + 1);
+        let size = (self.size * 4).min(BUFFER_MAX);
+        if let Some(share) = self.core.uploads.try_take((size * (WRITES_IN_FLIGHT + 1)).saturating_sub(held)) {
+            self.shares.push(share);
+            (self.size, self.in_flight) = (size, WRITES_IN_FLIGHT);
+        }
+    }
+
+    /// The next buffer to fill: one that came back if it has the right size.
+    fn next(&self, back: Option<Buffer>) -> Buffer {
+        match back {
+            Some(mut buffer) if buffer.capacity() == self.size => {
+                buffer.set_len(0);
+                buffer
+            }
+            _ => Buffer::new(self.size),
+        }
+    }
+}

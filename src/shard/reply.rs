@@ -1,0 +1,75 @@
+//! What a handler answers with, before it is bytes.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use serde::Serialize;
+
+use super::stream::{Blob, Piece};
+use crate::base::error::{Code, Error};
+use crate::wire::multipart::Multipart;
+use crate::wire::range::ByteRange;
+use crate::wire::response::ResponseHead;
+
+/// A response.
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// Everything but `Date` and `Connection`.
+    pub(super) head: ResponseHead,
+    pub(super) body: ReplyBody,
+}
+
+/// A response's body.
+pub(super) enum ReplyBody {
+    Empty,
+    Bytes(Vec<u8>),
+    /// A range that is not empty, and its first bytes, read before the head goes out.
+    Blob { blob: Rc<Blob>, first: Piece, range: Range<u64> },
+    Multipart { blob: Rc<Blob>, ranges: Vec<ByteRange>, multipart: Multipart },
+}
+
+impl Reply {
+    /// A response without a body, and without a `Content-Length`.
+    pub(super) fn empty(status: u16, head: ResponseHead) -> Self {
+        Self { status, head, body: ReplyBody::Empty }
+    }
+
+    /// A JSON response.
+    pub(super) fn json(status: u16, value: &impl Serialize) -> Self {
+        Self::json_with(status, ResponseHead::new(status), value)
+    }
+
+    /// A JSON response with more fields.
+    pub(super) fn json_with(status: u16, head: ResponseHead, value: &impl Serialize) -> Self {
+        // The types of this crate serialize: maps have string keys and nothing fails on its own.
+        let body = serde_json::to_vec(value).unwrap_or_default();
+        let head = head.header("Content-Type", "application/json").header("Content-Length", body.len());
+        Self { status, head, body: ReplyBody::Bytes(body) }
+    }
+}
+
+/// Why a request gets no reply of its own.
+pub(super) enum Failure {
+    /// An error goes to the client, with more header fields.
+    Refused(Error, Vec<(&'static str, String)>),
+    /// The client is gone; there is nobody to answer.
+    Gone,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let fields = match error.code {
+            Code::SlotUnavailable | Code::OutcomeUnknown => vec![("Retry-After", "1".to_owned())],
+            _ => Vec::new(),
+        };
+        Self::Refused(error, fields)
+    }
+}
+
+/// What handlers return.
+pub(super) type Handled = Result<Reply, Failure>;
+
+/// A refusal as a handler's result.
+pub(super) fn refuse<T>(code: Code, message: impl Into<std::borrow::Cow<'static, str>>) -> Result<T, Failure> {
+    Err(Error::new(code, message).into())
+}

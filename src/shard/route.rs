@@ -1,0 +1,93 @@
+//! Which handler answers a request.
+
+use std::rc::Rc;
+
+use super::body::Body;
+use super::connection::Connection;
+use super::core::Core;
+use super::reply::{Failure, Handled, Reply, refuse};
+use super::{delete, get, list, put, versions};
+use crate::base::error::{Code, Error};
+use crate::base::path::BlobPath;
+use crate::wire::head::{Head, Method, Target};
+use crate::wire::query::{Key, Query};
+use crate::wire::response::ResponseHead;
+
+const OBJECT_METHODS: &str = "GET, HEAD, PUT, DELETE, OPTIONS";
+const READ_METHODS: &str = "GET, HEAD, OPTIONS";
+
+/// Answers one request.
+pub(super) async fn handle(core: &Rc<Core>, connection: &mut Connection, head: &Head, body: &mut Body) -> Handled {
+    let (path, query) = match &head.target {
+        Target::Asterisk => return Ok(allowed(OBJECT_METHODS)),
+        Target::Origin { path, query } => (path.as_str(), query.as_deref()),
+    };
+    if let Some(encoded) = path.strip_prefix("/objects/") {
+        return object(core, connection, head, body, encoded, query).await;
+    }
+    match path {
+        "/objects" | "/health" => match head.method {
+            Method::Options => Ok(allowed(READ_METHODS)),
+            Method::Get | Method::Head if path == "/health" => health(core),
+            Method::Get | Method::Head => {
+                let query = Query::parse(query)?;
+                check_reserved(&query)?;
+                Box::pin(list::list(core, &query)).await
+            }
+            _ => not_allowed(READ_METHODS),
+        },
+        _ => refuse(Code::BlobNotFound, "nothing is here: blobs are under /objects/, their list is /objects"),
+    }
+}
+
+async fn object(
+    core: &Rc<Core>,
+    connection: &mut Connection,
+    head: &Head,
+    body: &mut Body,
+    encoded: &str,
+    query: Option<&str>,
+) -> Handled {
+    let path = BlobPath::from_encoded(encoded)?;
+    let query = Query::parse(query)?;
+    check_reserved(&query)?;
+    match head.method {
+        Method::Put => Box::pin(put::put(core, connection, head, body, path, &query)).await,
+        Method::Get | Method::Head => match (query.flag(Key::Versions), query.flag(Key::Chunks)) {
+            (true, true) => refuse(Code::BadRequest, "give either versions or chunks, not both"),
+            (true, false) => Box::pin(versions::versions(core, &path, &query)).await,
+            (false, true) => Box::pin(versions::chunks(core, &path, &query)).await,
+            (false, false) => Box::pin(get::get(core, head, &path, &query)).await,
+        },
+        Method::Delete => Box::pin(delete::delete(core, head, &path, &query)).await,
+        Method::Options => Ok(allowed(OBJECT_METHODS)),
+        Method::Post | Method::Patch | Method::Trace | Method::Connect => not_allowed(OBJECT_METHODS),
+    }
+}
+
+fn check_reserved(query: &Query) -> Result<(), Failure> {
+    if query.flag(Key::Upload) || query.flag(Key::Uploads) {
+        return refuse(Code::NotImplemented, "resumable uploads are not there yet: send the blob in one PUT");
+    }
+    match query.text(Key::Consistency) {
+        // One node's own copy is the newest there is.
+        None | Some("local") => Ok(()),
+        Some(_) => refuse(Code::BadRequest, "consistency can be 'local' or left out"),
+    }
+}
+
+fn allowed(methods: &str) -> Reply {
+    Reply::empty(204, ResponseHead::new(204).header("Allow", methods))
+}
+
+fn not_allowed(methods: &str) -> Handled {
+    let error = Error::new(Code::MethodNotAllowed, format!("this resource has {methods}"));
+    Err(Failure::Refused(error, vec![("Allow", methods.to_owned())]))
+}
+
+fn health(core: &Core) -> Handled {
+    if core.node.can_serve() {
+        return Ok(Reply::json(200, &serde_json::json!({ "status": "ok" })));
+    }
+    refuse(Code::SlotUnavailable, core.node.troubles().join("; "))
+}
