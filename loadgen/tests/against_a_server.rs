@@ -85,6 +85,26 @@ fn refusals_are_counted_by_status_and_fail_unless_allowed() {
 }
 
 #[test]
+fn an_upload_refused_in_the_middle_is_named_and_not_sent_to_its_end() {
+    let server = Server::start(Behaviour::RefuseUploads);
+    let started = Instant::now();
+    // More than days of sending: only a client that reads while it writes gets away.
+    let (code, report) = report(&format!("put {}/big/{{n}} --size 4096TiB --requests 4 -c 2", server.url()));
+    assert_eq!((code, &report["errors"]["status_507"], &report["bytes"]), (Some(1), &4.into(), &0.into()));
+    assert!(started.elapsed() < Duration::from_secs(10));
+}
+
+#[test]
+fn what_put_wrote_can_be_verified() {
+    let server = Server::start(Behaviour::Honest);
+    let (code, written) = report(&format!("put {}/set/{{n}} --size 1MB --requests 10 -c 3", server.url()));
+    assert_eq!((code, &written["requests"], &written["bytes"]), (Some(0), &10.into(), &10_000_000.into()));
+    let (code, read) =
+        report(&format!("get {}/set/{{n}} --whole --objects 10 --requests 30 --verify", server.url()));
+    assert_eq!((code, &read["bytes"]), (Some(0), &30_000_000.into()));
+}
+
+#[test]
 fn failures_beside_successes_are_forgiven_only_on_demand() {
     let server = prepared(Behaviour::RefuseEverySecond);
     let arguments = format!("get {}/set/{{n}} {RANGES} --requests 40", server.url());

@@ -19,6 +19,8 @@ pub(crate) enum Behaviour {
     CloseSilently,
     Rubbish,
     Hang,
+    /// Writes are refused from the head alone; the body is drained before the connection is closed.
+    RefuseUploads,
 }
 
 /// Long enough that only a client with a deadline of its own gets away.
@@ -74,7 +76,14 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     while let Some(request) = read_request(&mut reader)? {
-        if request.method == "PUT" {
+        if request.method == "PUT" && *state.behaviour.lock().unwrap() == Behaviour::RefuseUploads {
+            (&*stream).write_all(
+                b"HTTP/1.1 507 Insufficient Storage\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+            )?;
+            stream.shutdown(std::net::Shutdown::Write)?;
+            std::io::copy(&mut reader, &mut std::io::sink())?;
+            break;
+        } else if request.method == "PUT" {
             let mut body = vec![0; request.length];
             reader.read_exact(&mut body)?;
             state.objects.lock().unwrap().insert(request.path, Arc::new(body));
