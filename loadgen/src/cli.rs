@@ -18,9 +18,10 @@ const DEFAULT_WARMUP: Duration = Duration::from_secs(1);
 const MAX_CONNECTIONS: usize = 60_000;
 const MAX_THREADS: usize = 1024;
 
+// In help texts clap makes a line break of an n in braces, so they name the placeholder in words.
 /// Loads an HTTP/1.1 blob server and reports what it can do.
 ///
-/// In URLs, {n} stands for the object's number and {conn} for the connection's. Sizes take B, KiB, MiB, GiB, TiB, kB, MB, GB, TB;
+/// In a URL's path, n in braces stands for the object's number and conn in braces for the connection's. Sizes take B, KiB, MiB, GiB, TiB, kB, MB, GB, TB;
 /// durations us, ms, s, m, h. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "loadgen", version)]
@@ -41,7 +42,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Get {
-    /// Where the objects are, such as http://127.0.0.1:8080/objects/set/{n}
+    /// Where the objects are; if there are several, with n in braces
     url: String,
     /// Size of a range [default: whole objects are read]
     #[arg(long, value_parser = parse_size, value_name = "SIZE", requires = "object_size", conflicts_with = "whole")]
@@ -55,7 +56,7 @@ struct Get {
     /// Where ranges start
     #[arg(long, value_enum, default_value = "random", conflicts_with = "whole")]
     pattern: Pattern,
-    /// How many objects there are; {n} runs from 0 to one less
+    /// How many objects there are; they are numbered from 0
     #[arg(long, default_value_t = 1, value_name = "N")]
     objects: u64,
     /// Compare every byte with the data set of --data-seed; else bodies are thrown away without being copied
@@ -70,7 +71,7 @@ struct Get {
 
 #[derive(Debug, Args)]
 struct Put {
-    /// Where the objects go; {n} counts the requests of the run
+    /// Where the objects go; n in braces counts the requests of the run
     url: String,
     /// Size of each object
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
@@ -81,7 +82,7 @@ struct Put {
 
 #[derive(Debug, Args)]
 struct Prepare {
-    /// Where the objects go, with {n} if there are several
+    /// Where the objects go; if there are several, with n in braces
     url: String,
     /// Size of each object
     #[arg(long, value_parser = parse_size, value_name = "SIZE")]
@@ -345,6 +346,12 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn help_names_the_placeholders_in_words() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(help.contains("n in braces stands for the object's number and conn in braces"), "{help}");
     }
 
     #[test]
