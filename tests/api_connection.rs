@@ -178,13 +178,34 @@ fn an_early_error_reaches_a_client_that_is_still_sending() {
         assert_error(&answer, status, code);
         assert!(answer.says_close(), "{target} {header}");
     }
-    // A client that reads only after it has sent everything finds the answer of a small refused body as well.
-    for _ in 0..20 {
-        let answer = server.request("PUT", "/objects/wire/../early", &[], &body[..256 << 10]);
-        assert_error(&answer, 400, "InvalidPath");
-    }
     assert_never_written(server, "wire/early");
     server.assert_alive();
+}
+
+#[test]
+fn after_an_early_error_the_server_half_closes_and_reads_on_for_a_while() {
+    let server = Server::shared();
+    let body = vec![b'x'; 64 << 10];
+    let head = format!(
+        "PUT /objects/wire/../early HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        4 * body.len()
+    );
+    let mut connection = server.connect();
+    assert_error(&connection.answer_to(head.as_bytes()), 400, "InvalidPath");
+    assert_eq!(
+        connection.wait_closed(SOON),
+        Ending::Closed,
+        "the answer ends while the client still has much to send"
+    );
+    for turn in 0..4 {
+        let sent = connection.send_raw(&body);
+        assert!(sent.is_ok(), "reset after {turn} pieces, which may cost a client the answer: {sent:?}");
+    }
+    // So a client that reads only once it has sent everything finds the answer as well.
+    for _ in 0..20 {
+        let answer = server.request("PUT", "/objects/wire/../early", &[], &body);
+        assert_error(&answer, 400, "InvalidPath");
+    }
 }
 
 #[test]
