@@ -343,9 +343,11 @@ fn what_nobody_touches_is_listed_exactly_once_while_others_write() {
                 let mut connection = server.connect();
                 while !stop.load(Ordering::Relaxed) {
                     let path = support::object(&format!("n/{:04}/moving{writer}", random.below(600)));
-                    let method = if random.below(3) == 0 { "DELETE" } else { "PUT" };
-                    let answer =
-                        connection.exchange(&support::Request::new(method, &path).body(b"x")).unwrap();
+                    let request = match random.below(3) {
+                        0 => support::Request::new("DELETE", &path),
+                        _ => support::Request::new("PUT", &path).body(b"x"),
+                    };
+                    let answer = connection.exchange(&request).unwrap();
                     assert!([200, 201, 404].contains(&answer.status), "{answer:?}");
                     writes.fetch_add(1, Ordering::Relaxed);
                 }

@@ -1,7 +1,7 @@
 //! What came back: head, body, and the errors of the contract.
 
 /// Field lines in the order they came, names compared without case.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(pub Vec<(String, Vec<u8>)>);
 
 impl Headers {
@@ -48,7 +48,7 @@ pub struct Interim {
     pub headers: Headers,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Response {
     /// `HTTP/1.1` or `HTTP/1.0`.
     pub version: String,
@@ -60,6 +60,23 @@ pub struct Response {
     pub trailers: Headers,
     /// The 1xx responses that came before this one.
     pub interim: Vec<Interim>,
+}
+
+impl std::fmt::Debug for Headers {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.debug_map()
+            .entries(self.0.iter().map(|(name, value)| (name, String::from_utf8_lossy(value))))
+            .finish()
+    }
+}
+
+/// As a failed assertion shows it: in words, and not all of a large body.
+impl std::fmt::Debug for Response {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let shown: String = self.text().chars().take(400).collect();
+        write!(out, "{} {} {:?} ", self.status, self.reason, self.headers)?;
+        write!(out, "{:?} of {} bytes: {shown:?}", self.framing, self.body.len())
+    }
 }
 
 impl Response {
@@ -95,8 +112,7 @@ impl Response {
     /// Panics with the whole answer unless the status is `status`.
     #[track_caller]
     pub fn expect_status(self, status: u16) -> Self {
-        let head = (&self.reason, &self.headers, self.text().chars().take(400).collect::<String>());
-        assert_eq!(self.status, status, "unexpected answer: {head:?}");
+        assert_eq!(self.status, status, "{self:?}");
         self
     }
 
