@@ -144,7 +144,7 @@ impl Default for Storage {
             durability: Durability::Full,
             io: Io::Direct,
             cache: CacheSize::Percent(25),
-            tombstone_grace: Duration::from_secs(24 * 3600),
+            tombstone_grace: Duration::from_hours(24),
             keep_versions: 0,
         }
     }
@@ -155,12 +155,16 @@ impl Config {
     ///
     /// # Errors
     /// One line: which file or variable, which key, what is wrong with it.
-    pub fn load(file: Option<&Path>, environment: impl Iterator<Item = (String, String)>) -> Result<Self, String> {
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, String> {
         let (mut table, source) = match file {
             Some(file) => {
                 let text = std::fs::read_to_string(file)
                     .map_err(|error| format!("cannot read the config {}: {error}", file.display()))?;
-                let table = text.parse().map_err(|error| one_line(&format!("{}: {error}", file.display())))?;
+                let table =
+                    text.parse().map_err(|error| one_line(&format!("{}: {error}", file.display())))?;
                 (table, file.display().to_string())
             }
             None => (Table::new(), "the environment".to_owned()),
@@ -177,7 +181,9 @@ impl Config {
     fn check(&self) -> Result<(), String> {
         let backend = self.registry.backend.as_deref().unwrap_or("embedded");
         if backend != "embedded" {
-            return Err(format!("registry.backend = \"{backend}\": this release runs a single node: use \"embedded\""));
+            return Err(format!(
+                "registry.backend = \"{backend}\": this release runs a single node: use \"embedded\""
+            ));
         }
         let nodes = self.cluster.as_ref().and_then(|cluster| cluster.get("nodes")?.as_array().map(Vec::len));
         if nodes.is_some_and(|nodes| nodes > 1) {
@@ -262,14 +268,16 @@ fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Er
     let parsed = text.parse::<jiff::Span>().ok();
     let parsed = parsed.and_then(|span| span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).ok());
     let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
-    parsed.ok_or_else(|| D::Error::custom(format!("'{text}' is no duration: write it like \"24h\" or \"90s\"")))
+    parsed
+        .ok_or_else(|| D::Error::custom(format!("'{text}' is no duration: write it like \"24h\" or \"90s\"")))
 }
 
 impl<'de> Deserialize<'de> for CacheSize {
     fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
         let text = String::deserialize(from)?;
-        parse_size(&text)
-            .ok_or_else(|| D::Error::custom(format!("'{text}' is no size: write it like \"25%\" or \"4GiB\"")))
+        parse_size(&text).ok_or_else(|| {
+            D::Error::custom(format!("'{text}' is no size: write it like \"25%\" or \"4GiB\""))
+        })
     }
 }
 
@@ -312,12 +320,16 @@ mod tests {
         assert_eq!(config.storage.cache, CacheSize::Percent(25));
         let config = load(
             "[storage]\ntombstone_grace = \"2d\"\ncache = \"2GiB\"\nio = \"buffered\"",
-            &[("AMBERBLOB_STORAGE__CACHE", "64MiB"), ("AMBERBLOB_STORAGE__KEEP_VERSIONS", "3"), ("AMBERBLOB_SERVER", "x")],
+            &[
+                ("AMBERBLOB_STORAGE__CACHE", "64MiB"),
+                ("AMBERBLOB_STORAGE__KEEP_VERSIONS", "3"),
+                ("AMBERBLOB_SERVER", "x"),
+            ],
         )
         .unwrap();
         assert_eq!(config.storage.cache, CacheSize::Bytes(64 << 20));
         assert_eq!(config.storage.keep_versions, 3);
-        assert_eq!(config.storage.tombstone_grace, Duration::from_secs(48 * 3600));
+        assert_eq!(config.storage.tombstone_grace, Duration::from_hours(48));
         assert_eq!(config.storage.io, Io::Buffered);
     }
 

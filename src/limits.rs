@@ -65,7 +65,7 @@ pub const RATE_MIN: u64 = 1 << 10;
 /// Time a body may lag behind that rate.
 pub const RATE_GRACE: Duration = Duration::from_secs(10);
 /// Time a response may stand still before the connection is closed.
-pub const SEND_STALL: Duration = Duration::from_secs(300);
+pub const SEND_STALL: Duration = Duration::from_mins(5);
 /// Time a send may stand still before its buffers go back and the connection waits without them.
 pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// Time from SIGTERM until running requests are cut off.
@@ -125,9 +125,9 @@ pub const LISTING_STEPS: usize = 50_000;
 /// Connections of the admin listener.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// How often the sweeper looks for chunks to drop, at most.
-pub const SWEEP_TICK: Duration = Duration::from_secs(60);
+pub const SWEEP_TICK: Duration = Duration::from_mins(1);
 /// How often it looks for directories that no row names.
-pub const ORPHAN_INTERVAL: Duration = Duration::from_secs(3600);
+pub const ORPHAN_INTERVAL: Duration = Duration::from_hours(1);
 /// Deleted versions whose chunks go in one batch.
 pub const DROP_BATCH: usize = 128;
 
@@ -144,15 +144,18 @@ pub const FREE_SPACE_AGE: Duration = Duration::from_millis(200);
 pub const BALLAST: u64 = 16 << 20;
 
 const _: () = {
-    assert!(CHUNK_SIZE % PART_SIZE == 0, "a part belongs to one chunk");
-    assert!(PART_SIZE % GRANULE_SIZE == 0, "a granule belongs to one part");
-    assert!(PART_SIZE % SMALL_BLOCK == 0 && SMALL_BLOCK % GRANULE_SIZE == 0, "small blocks cut a part");
+    assert!(CHUNK_SIZE.is_multiple_of(PART_SIZE), "a part belongs to one chunk");
+    assert!(PART_SIZE.is_multiple_of(GRANULE_SIZE), "a granule belongs to one part");
+    assert!(
+        PART_SIZE.is_multiple_of(SMALL_BLOCK) && SMALL_BLOCK.is_multiple_of(GRANULE_SIZE),
+        "small blocks cut a part"
+    );
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
-    assert!(GRANULE_SIZE % DIRECT_ALIGN as u64 == 0, "a granule can be read by itself");
+    assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");
-    assert!(BUFFER_MIN as u64 % GRANULE_SIZE == 0, "a buffer ends on a granule");
+    assert!((BUFFER_MIN as u64).is_multiple_of(GRANULE_SIZE), "a buffer ends on a granule");
     assert!(PART_SIZE / GRANULE_SIZE * 4 <= 4096, "a row of checksums is at most 4 KiB");
-    assert!(CHUNK_SIZE % BUFFER_MAX as u64 == 0, "a whole chunk is filled by whole buffers");
+    assert!(CHUNK_SIZE.is_multiple_of(BUFFER_MAX as u64), "a whole chunk is filled by whole buffers");
     assert!(STORED_HEADERS_MAX < HEADERS_MAX, "what is stored came in a header section");
     assert!(BLOB_MAX / CHUNK_SIZE * 32 <= 16 << 20, "the chunk ids of the largest blob fit 16 MiB");
 };

@@ -61,8 +61,9 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let admin = admin_listener.local_addr().map_err(|error| error.to_string())?;
 
     let (node, metadata) = compose(config, disks, cores)?;
-    let background = background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public)
-        .map_err(|error| format!("cannot start the background thread: {error}"))?;
+    let background =
+        background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public)
+            .map_err(|error| format!("cannot start the background thread: {error}"))?;
     let (stop, stopping) = async_channel::bounded(1);
     let mut threads = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
@@ -103,7 +104,11 @@ fn join(threads: Vec<JoinHandle<()>>) {
 }
 
 /// Everything that the cores share, and the metadata threads behind it.
-fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>, Vec<JoinHandle<()>>), String> {
+fn compose(
+    config: &Config,
+    disks: Vec<Disk>,
+    cores: usize,
+) -> Result<(Arc<Node>, Vec<JoinHandle<()>>), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
     let durability = config.storage.durability;
@@ -154,7 +159,9 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
         table.push((disk, dir, state));
     }
     let slots = Slots::new(table.into_iter());
-    lost.into_iter().for_each(|(slot, reason)| slots.fail(slot, reason));
+    for (slot, reason) in lost {
+        slots.fail(slot, reason);
+    }
     Ok(slots)
 }
 
@@ -225,6 +232,7 @@ fn pin(cpu: usize) {
 fn memory() -> u64 {
     let info = rustix::system::sysinfo();
     let total = info.totalram.saturating_mul(u64::from(info.mem_unit));
-    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    let limit =
+        std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
     limit.map_or(total, |limit: u64| limit.min(total))
 }

@@ -11,9 +11,10 @@ mod support;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rusqlite::Connection;
-use support::{Refused, Server, bytes, chunk_files, error_code, plain_files, slot_dir, slot_of};
+use support::{Refused, Server, bytes, chunk_files, error_code, plain_files, slot_dir, slot_of, wait_until};
 
 /// Panics unless the start was refused with exit status 1 and one line that contains `named`.
 #[track_caller]
@@ -117,9 +118,7 @@ fn serve_read_only(data: &Path) -> Option<std::process::Output> {
     let ended = std::thread::scope(|scope| {
         let (done, wait) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
-            if wait.recv_timeout(std::time::Duration::from_secs(20))
-                == Err(std::sync::mpsc::RecvTimeoutError::Timeout)
-            {
+            if wait.recv_timeout(Duration::from_secs(20)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 support::process::signal(pid, libc::SIGKILL);
             }
         });
@@ -210,6 +209,9 @@ fn a_damaged_database_takes_out_its_slot_and_no_other() {
         put_in_place(&content);
         server.reconfigure(|builder| builder.wait_ready(false));
         server.start_again();
+        wait_until(Duration::from_secs(10), "the other slots to be served", || {
+            paths[1..].iter().all(|path| server.head(path).status == 200)
+        });
         for method in ["GET", "PUT", "DELETE"] {
             let answer = server.request(method, &support::object(hurt), &[], b"");
             let got = (answer.status, error_code(&answer));

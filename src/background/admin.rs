@@ -83,8 +83,14 @@ impl Admin {
         let Target::Origin { path, .. } = &head.target else {
             return error_page(&Error::new(Code::BadRequest, "name a page"));
         };
-        if matches!(path.as_str(), "/scrub" | "/sync") || path.starts_with("/archive/") || path.starts_with("/restore/") {
-            return error_page(&Error::new(Code::NotImplemented, "this release runs a single node without an archive"));
+        if matches!(path.as_str(), "/scrub" | "/sync")
+            || path.starts_with("/archive/")
+            || path.starts_with("/restore/")
+        {
+            return error_page(&Error::new(
+                Code::NotImplemented,
+                "this release runs a single node without an archive",
+            ));
         }
         if !matches!(head.method, Method::Get | Method::Head) {
             let mut page = error_page(&Error::new(Code::MethodNotAllowed, "this page has GET, HEAD"));
@@ -95,7 +101,10 @@ impl Admin {
             "/metrics" => self.metrics(),
             "/healthz" => json_page(200, &json!({ "status": "ok" })),
             "/readyz" => self.ready(),
-            "/nodes" => json_page(200, &json!({ "nodes": [{ "name": self.name, "public": self.public.to_string() }] })),
+            "/nodes" => json_page(
+                200,
+                &json!({ "nodes": [{ "name": self.name, "public": self.public.to_string() }] }),
+            ),
             "/slots" => {
                 let born = |slot: &Slot| self.node.slots.state(*slot) != State::Unborn;
                 let slots: Vec<_> = Slot::all().filter(born).map(|slot| self.slot(slot)).collect();
@@ -128,9 +137,10 @@ impl Admin {
 
     fn ready(&self) -> Page {
         let troubles = self.node.troubles();
-        match troubles.is_empty() {
-            true => json_page(200, &json!({ "ready": true })),
-            false => json_page(503, &json!({ "ready": false, "reasons": troubles })),
+        if troubles.is_empty() {
+            json_page(200, &json!({ "ready": true }))
+        } else {
+            json_page(503, &json!({ "ready": false, "reasons": troubles }))
         }
     }
 
@@ -175,7 +185,9 @@ async fn receive(stream: &TcpStream) -> Option<Result<Head, Error>> {
         match head::parse(&inbox) {
             Ok(Parsed::Complete { head, .. }) => return Some(Ok(head)),
             Ok(Parsed::Partial) if inbox.len() < REQUEST_LINE_MAX + HEADERS_MAX => {}
-            Ok(Parsed::Partial) => return Some(Err(Error::new(Code::HeadersTooLarge, "the head is too large"))),
+            Ok(Parsed::Partial) => {
+                return Some(Err(Error::new(Code::HeadersTooLarge, "the head is too large")));
+            }
             Err(error) => return Some(Err(error)),
         }
     }

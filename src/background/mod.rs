@@ -22,7 +22,12 @@ pub struct Background {
 ///
 /// # Errors
 /// When the thread cannot be started.
-pub fn start(node: Arc<Node>, listener: TcpListener, name: String, public: SocketAddr) -> io::Result<Background> {
+pub fn start(
+    node: Arc<Node>,
+    listener: TcpListener,
+    name: String,
+    public: SocketAddr,
+) -> io::Result<Background> {
     let (stop, stopped) = oneshot::channel();
     let run = move || {
         tokio_uring::start(async move {

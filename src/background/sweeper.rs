@@ -55,8 +55,11 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
-async fn blocking<T: Send + 'static>(steps: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
-    let failed = |error: &dyn std::fmt::Display| Error::new(crate::base::error::Code::Internal, error.to_string());
+async fn blocking<T: Send + 'static>(
+    steps: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let failed =
+        |error: &dyn std::fmt::Display| Error::new(crate::base::error::Code::Internal, error.to_string());
     spawn_blocking(steps).await.map_err(|error| failed(&error))?.map_err(|error| failed(&error))
 }
 
@@ -77,7 +80,9 @@ async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
                 node.metrics.orphans_removed.inc();
                 tracing::info!(%slot, %blob, "removed what an unfinished upload left");
             }
-            Err(error) => tracing::warn!(%slot, %blob, %error, "cannot remove what an unfinished upload left"),
+            Err(error) => {
+                tracing::warn!(%slot, %blob, %error, "cannot remove what an unfinished upload left");
+            }
         }
     }
 }

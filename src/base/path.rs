@@ -79,7 +79,9 @@ mod tests {
 
     #[test]
     fn good_paths_are_decoded_once() {
-        for (encoded, path) in [("a", "a"), ("a%2Fb", "a/b"), ("%2525", "%25"), ("a+b", "a+b"), ("%C3%A9", "é"), ("...", "...")] {
+        for (encoded, path) in
+            [("a", "a"), ("a%2Fb", "a/b"), ("%2525", "%25"), ("a+b", "a+b"), ("%C3%A9", "é"), ("...", "...")]
+        {
             assert_eq!(&*BlobPath::from_encoded(encoded).unwrap(), path);
         }
         assert!(BlobPath::new(&"x".repeat(1024)).is_ok());
@@ -88,7 +90,10 @@ mod tests {
     #[test]
     fn bad_paths_are_refused() {
         let long = "x".repeat(1025);
-        for bad in ["", "/a", "a/", "a//b", ".", "a/../b", "a%2F%2e", "%", "%4", "%zz", "a%00", "a%0a", "%7f", "%C2%85", "%ff", &long] {
+        for bad in [
+            "", "/a", "a/", "a//b", ".", "a/../b", "a%2F%2e", "%", "%4", "%zz", "a%00", "a%0a", "%7f",
+            "%C2%85", "%ff", &long,
+        ] {
             assert_eq!(BlobPath::from_encoded(bad).unwrap_err().code, Code::InvalidPath, "{bad}");
         }
     }

@@ -106,9 +106,10 @@ fn lock(root: &Path) -> Result<File, String> {
         .map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => {
-            Err(format!("{}: in use by another running node: stop it, or name another directory", root.display()))
-        }
+        Err(TryLockError::WouldBlock) => Err(format!(
+            "{}: in use by another running node: stop it, or name another directory",
+            root.display()
+        )),
         Err(TryLockError::Error(error)) => Err(format!("{}: cannot be locked: {error}", root.display())),
     }
 }
@@ -116,8 +117,11 @@ fn lock(root: &Path) -> Result<File, String> {
 /// Checks that the disks belong together, and makes identities where all of them are new.
 fn form(found: &mut [Found]) -> Result<(), String> {
     let total = found.len();
-    let known = found.iter().find_map(|(root, identity, _)| identity.clone().map(|identity| (root.clone(), identity)));
-    let node_id = known.as_ref().map_or_else(|| Ulid::generate().to_string(), |(_, first)| first.node_id.clone());
+    let known = found
+        .iter()
+        .find_map(|(root, identity, _)| identity.clone().map(|identity| (root.clone(), identity)));
+    let node_id =
+        known.as_ref().map_or_else(|| Ulid::generate().to_string(), |(_, first)| first.node_id.clone());
     let mut taken = vec![false; total];
     for (root, identity, _) in found.iter() {
         let Some(identity) = identity else { continue };
@@ -133,7 +137,11 @@ fn form(found: &mut [Found]) -> Result<(), String> {
             ));
         }
         if std::mem::replace(&mut taken[identity.disk], true) {
-            return Err(format!("{}: is disk {} and so is another one: a copy?", root.display(), identity.disk + 1));
+            return Err(format!(
+                "{}: is disk {} and so is another one: a copy?",
+                root.display(),
+                identity.disk + 1
+            ));
         }
     }
     // A crash in the first start leaves some disks with an identity and none with data.
@@ -151,7 +159,8 @@ fn form(found: &mut [Found]) -> Result<(), String> {
         taken[disk] = true;
         let (node_id, disk_id) = (node_id.clone(), Ulid::generate().to_string());
         let new = Identity { format: FORMAT, node_id, disk_id, disk, disks: total };
-        write_identity(root, &new).map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
+        write_identity(root, &new)
+            .map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
         *identity = Some(new);
     }
     Ok(())

@@ -144,7 +144,8 @@ impl Incoming {
             return Ok(Some(buffer));
         }
         if self.file.is_none() {
-            let expected = rest.map_or(CHUNK_SIZE, |rest| (self.queued + len).saturating_add(rest)).min(CHUNK_SIZE);
+            let expected =
+                rest.map_or(CHUNK_SIZE, |rest| (self.queued + len).saturating_add(rest)).min(CHUNK_SIZE);
             self.create_file(expected).await?;
         }
         let mut back = None;
@@ -219,7 +220,9 @@ impl Incoming {
         }
         let id = ChunkId(self.hasher.finalize_reset().into());
         let sums = self.sums.take();
-        self.parts.parts.extend(sums.chunks(GRANULES_PER_PART).map(|sums| Part { chunk: id, sums: sums.to_vec() }));
+        self.parts
+            .parts
+            .extend(sums.chunks(GRANULES_PER_PART).map(|sums| Part { chunk: id, sums: sums.to_vec() }));
         self.chunks.push(id);
         self.hashed = 0;
         self.queued = 0;

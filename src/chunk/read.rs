@@ -102,9 +102,11 @@ impl Source<'_> {
             let (result, buffer) = file.read(Buffer::new(len), in_chunk, len).await;
             result.map(|()| buffer)
         };
-        let buffer = read
-            .await
-            .map_err(|error| ReadError::Io { chunk: part.chunk.to_string(), blob: self.blob, error })?;
+        let buffer = read.await.map_err(|error| ReadError::Io {
+            chunk: part.chunk.to_string(),
+            blob: self.blob,
+            error,
+        })?;
         let first = (range.start / GRANULE_SIZE) as usize;
         match checksum::first_mismatch(&buffer, part.sums.get(first..).unwrap_or_default()) {
             None => Ok(buffer),

@@ -85,7 +85,9 @@ fn map(size: usize) -> NonNull<u8> {
     let huge = size >= HUGE_PAGE;
     let whole = if huge { size + HUGE_PAGE } else { size };
     // SAFETY: a fresh anonymous mapping touches no memory of ours.
-    let mapped = unsafe { mmap_anonymous(ptr::null_mut(), whole, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE) };
+    let mapped = unsafe {
+        mmap_anonymous(ptr::null_mut(), whole, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+    };
     #[expect(clippy::expect_used, reason = "like any allocation")]
     let start = mapped.expect("the system has no memory left").cast::<u8>();
     let lead = if huge { start.align_offset(HUGE_PAGE) } else { 0 };

@@ -69,7 +69,11 @@ impl BlockCache {
     ///
     /// # Errors
     /// Those of `load`; the next one who asks loads again.
-    pub async fn get<E>(&self, key: Key, load: impl AsyncFnOnce() -> Result<Buffer, E>) -> Result<Arc<Block>, E> {
+    pub async fn get<E>(
+        &self,
+        key: Key,
+        load: impl AsyncFnOnce() -> Result<Buffer, E>,
+    ) -> Result<Arc<Block>, E> {
         match self.blocks.get_value_or_guard_async(&key).await {
             Ok(block) => Ok(block),
             Err(guard) => {

@@ -67,5 +67,7 @@ impl RingFile {
 pub async fn on_storage_thread<T: Send + 'static>(
     steps: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    monoio::spawn_blocking(steps).await.unwrap_or_else(|_| Err(io::Error::other("the storage thread has stopped")))
+    monoio::spawn_blocking(steps)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("the storage thread has stopped")))
 }

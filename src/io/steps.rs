@@ -37,7 +37,11 @@ pub fn sync_dir(dir: &Path) -> io::Result<()> {
 /// Those of open(2) and fallocate(2).
 pub fn create_file(path: &Path, len: u64, direct: bool) -> io::Result<File> {
     let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-    let file = OpenOptions::new().write(true).create_new(true).custom_flags(flags.bits() as i32).open(path)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)?;
     allocate(&file, len)?;
     Ok(file)
 }
@@ -65,7 +69,7 @@ pub fn allocate_whole(path: &Path, len: u64) -> io::Result<()> {
 /// Those of open(2).
 pub fn open_file(path: &Path, direct: bool) -> io::Result<File> {
     let flags = if direct { OFlags::DIRECT } else { OFlags::empty() };
-    OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path)
+    OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
 /// Bytes that a user may still write to the file system of `path`.

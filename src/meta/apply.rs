@@ -45,12 +45,20 @@ pub(super) fn check(conditions: &Conditions, current: Option<&BlobMeta>) -> Resu
         .map(|(record, etag)| Current { etag, modified: record.created_at.seconds() });
     match conditions.evaluate_write(current) {
         Verdict::Proceed => Ok(()),
-        _ => refuse(Code::PreconditionFailed, "a condition of the request does not hold for the current version"),
+        _ => refuse(
+            Code::PreconditionFailed,
+            "a condition of the request does not hold for the current version",
+        ),
     }
 }
 
 /// What a PUT will be refused for whatever its bytes are.
-pub(super) fn admit(db: &Connection, path: &str, version: Option<u64>, conditions: &Conditions) -> Result<()> {
+pub(super) fn admit(
+    db: &Connection,
+    path: &str,
+    version: Option<u64>,
+    conditions: &Conditions,
+) -> Result<()> {
     let current = match version {
         Some(version) => query::at_version(db, path, version)?,
         None => query::newest(db, path)?,
@@ -58,7 +66,9 @@ pub(super) fn admit(db: &Connection, path: &str, version: Option<u64>, condition
     match (version, &current) {
         (Some(version), Some(record)) if record.tombstoned_at.is_some() => refuse(
             Code::VersionConflict,
-            format!("version {version} of '{path}' was deleted and its number is not given again: use a higher one"),
+            format!(
+                "version {version} of '{path}' was deleted and its number is not given again: use a higher one"
+            ),
         ),
         (None, Some(record)) if record.version >= NUMBER_MAX => {
             refuse(Code::VersionConflict, format!("'{path}' has the highest version there can be"))
@@ -73,7 +83,8 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
     if let Some(version) = new.version
         && let Some(record) = query::at_version(db, &new.path, version)?
     {
-        let same = record.size == new.size && query::chunk_ids(db, record.row, 0, record.chunks())? == new.chunks;
+        let same =
+            record.size == new.size && query::chunk_ids(db, record.row, 0, record.chunks())? == new.chunks;
         return if same {
             abandon(db, new.staged)?;
             Ok(Stored { record, created: false })
@@ -154,15 +165,19 @@ fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()
 }
 
 /// Stores parts of an upload that is still running; invisible until its PUT.
-pub(super) fn stage(db: &Connection, staged: Option<Row>, blob_id: BlobId, parts: &Parts) -> rusqlite::Result<Row> {
-    let row = match staged {
-        Some(row) => row,
-        None => {
-            let row = query::next_row(db)?;
-            db.prepare_cached("INSERT INTO uploads (pk, blob_id) VALUES (?1, ?2)")?
-                .execute((row.0, blob_id.to_string()))?;
-            row
-        }
+pub(super) fn stage(
+    db: &Connection,
+    staged: Option<Row>,
+    blob_id: BlobId,
+    parts: &Parts,
+) -> rusqlite::Result<Row> {
+    let row = if let Some(row) = staged {
+        row
+    } else {
+        let row = query::next_row(db)?;
+        db.prepare_cached("INSERT INTO uploads (pk, blob_id) VALUES (?1, ?2)")?
+            .execute((row.0, blob_id.to_string()))?;
+        row
     };
     insert_parts(db, row, parts)?;
     Ok(row)
@@ -203,11 +218,16 @@ pub(super) fn delete(
     check(conditions, Some(&target))?;
     let now = moment.now.to_string();
     if which == Which::All {
-        db.prepare_cached("UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE path = ?3 AND tombstoned_at IS NULL")?
-            .execute((now, moment.seq, path))?;
+        db.prepare_cached(
+            "UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE path = ?3 AND tombstoned_at IS NULL",
+        )?
+        .execute((now, moment.seq, path))?;
     } else {
-        db.prepare_cached("UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE pk = ?3")?
-            .execute((now, moment.seq, target.row.0))?;
+        db.prepare_cached("UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE pk = ?3")?.execute((
+            now,
+            moment.seq,
+            target.row.0,
+        ))?;
     }
     Ok(target)
 }

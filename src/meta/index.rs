@@ -57,7 +57,9 @@ impl Indexes {
     /// One line: which index, and why it cannot be opened.
     pub fn start(disks: &[PathBuf]) -> std::result::Result<(Self, Vec<JoinHandle<()>>), String> {
         let start = |root: &PathBuf| {
-            let describe = |error: &dyn std::fmt::Display| format!("cannot open the listing index in {}: {error}", root.display());
+            let describe = |error: &dyn std::fmt::Display| {
+                format!("cannot open the listing index in {}: {error}", root.display())
+            };
             let db = index_db::open(root).map_err(|error| describe(&error))?;
             let applied = index_db::applied(&db).map_err(|error| describe(&error))?;
             let (tasks, queue) = async_channel::bounded(INDEX_QUEUE);
@@ -136,17 +138,23 @@ fn serve(db: Connection, root: &Path, tasks: &Receiver<Task>, failure: &Mutex<Op
         let result = db.as_ref().map(|db| apply(db, &changes));
         if let Some(Err(error)) = result {
             // What it missed it would never learn: the next start makes it again.
-            fail(failure, &format!("the listing index in {}: {error}; restart to make it again", root.display()));
+            fail(
+                failure,
+                &format!("the listing index in {}: {error}; restart to make it again", root.display()),
+            );
             db = None;
             index_db::discard(root);
         }
         if let Some((asked, reply)) = listing {
             let reason = failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let result = match (&db, reason) {
-                (Some(db), None) => index_db::list(db, &asked, LISTING_STEPS).map_err(|error| error.to_string()),
+                (Some(db), None) => {
+                    index_db::list(db, &asked, LISTING_STEPS).map_err(|error| error.to_string())
+                }
                 (_, reason) => Err(reason.unwrap_or_default()),
             };
-            let unavailable = |why| Error::new(Code::SlotUnavailable, format!("listing is out of service: {why}"));
+            let unavailable =
+                |why| Error::new(Code::SlotUnavailable, format!("listing is out of service: {why}"));
             // An asker that is gone needs no answer.
             let _ = reply.send(result.map_err(unavailable));
         }

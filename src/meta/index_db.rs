@@ -150,7 +150,9 @@ fn try_open(root: &Path) -> Result<Connection> {
 
 /// The last transaction seen of each slot.
 pub(super) fn applied(db: &Connection) -> Result<HashMap<u16, u64>> {
-    db.prepare("SELECT slot, seq FROM applied")?.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
+    db.prepare("SELECT slot, seq FROM applied")?
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect()
 }
 
 /// Takes over the newest versions of changed paths.
@@ -228,13 +230,21 @@ mod tests {
     fn entry(path: &str, tombstoned: bool) -> Entry {
         let tombstoned_at = tombstoned.then(|| "2026-01-01T00:00:00.000Z".to_owned());
         let created_at = "2026-01-01T00:00:00.000Z".to_owned();
-        Entry { path: path.to_owned(), version: 1, blob_id: "x".to_owned(), size: 0, created_at, tombstoned_at }
+        Entry {
+            path: path.to_owned(),
+            version: 1,
+            blob_id: "x".to_owned(),
+            size: 0,
+            created_at,
+            tombstoned_at,
+        }
     }
 
     fn index(paths: &[&str]) -> (tempfile::TempDir, Connection) {
         let dir = tempfile::tempdir().unwrap();
         let db = open(dir.path()).unwrap();
-        let entries: Vec<Entry> = paths.iter().map(|path| entry(path.trim_end_matches('!'), path.ends_with('!'))).collect();
+        let entries: Vec<Entry> =
+            paths.iter().map(|path| entry(path.trim_end_matches('!'), path.ends_with('!'))).collect();
         apply(&db, Slot::of("a"), 7, &entries).unwrap();
         (dir, db)
     }
@@ -256,9 +266,15 @@ mod tests {
     #[test]
     fn common_prefixes_are_rolled_up_and_dead_ones_left_out() {
         let (_dir, db) = index(&["a", "a/b/1", "a/b/2", "a/c", "b/x!", "b0", "\u{10ffff}", "\u{10ffff}z"]);
-        assert_eq!(keys(&list(&db, &listing("", Some("/"), 99), 99).unwrap()), ["a", "a/", "b0", "\u{10ffff}", "\u{10ffff}z"]);
+        assert_eq!(
+            keys(&list(&db, &listing("", Some("/"), 99), 99).unwrap()),
+            ["a", "a/", "b0", "\u{10ffff}", "\u{10ffff}z"]
+        );
         assert_eq!(keys(&list(&db, &listing("a/", Some("/"), 99), 99).unwrap()), ["a/b/", "a/c"]);
-        assert_eq!(keys(&list(&db, &listing("\u{10ffff}", None, 99), 99).unwrap()), ["\u{10ffff}", "\u{10ffff}z"]);
+        assert_eq!(
+            keys(&list(&db, &listing("\u{10ffff}", None, 99), 99).unwrap()),
+            ["\u{10ffff}", "\u{10ffff}z"]
+        );
         let mut dead = listing("b", None, 99);
         dead.include_tombstoned = true;
         assert_eq!(keys(&list(&db, &dead, 99).unwrap()), ["b/x", "b0"]);

@@ -108,13 +108,16 @@ pub(super) fn parts(
     let mut statement =
         db.prepare_cached("SELECT key, bytes FROM inline_chunks WHERE key BETWEEN ?1 AND ?2 ORDER BY key")?;
     let inline = statement
-        .query_map(range, |row| Ok((part_of(row.get(0)?), Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?))))?
+        .query_map(range, |row| {
+            Ok((part_of(row.get(0)?), Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?)))
+        })?
         .collect::<Result<_>>()?;
     Ok(Parts { first, parts, inline })
 }
 
 fn missing_parts(db: &Connection, row: Row) -> Result<Failure> {
-    let live = db.prepare_cached("SELECT 1 FROM blobs WHERE pk = ?1 AND dropped_at IS NULL")?.exists([row.0])?;
+    let live =
+        db.prepare_cached("SELECT 1 FROM blobs WHERE pk = ?1 AND dropped_at IS NULL")?.exists([row.0])?;
     Ok(if live {
         corrupt("list of parts: some are missing").into()
     } else {
@@ -163,12 +166,17 @@ pub(super) fn oldest_undropped(db: &Connection) -> Result<Option<Timestamp>> {
 
 /// Number of the last transaction.
 pub(super) fn last_seq(db: &Connection) -> Result<u64> {
-    Ok(db.prepare_cached("SELECT max(seq) FROM blobs")?.query_row([], |row| row.get::<_, Option<u64>>(0))?.unwrap_or(0))
+    Ok(db
+        .prepare_cached("SELECT max(seq) FROM blobs")?
+        .query_row([], |row| row.get::<_, Option<u64>>(0))?
+        .unwrap_or(0))
 }
 
 /// Paths changed after transaction `seq`.
 pub(super) fn changed_since(db: &Connection, seq: u64) -> Result<Vec<String>> {
-    db.prepare_cached("SELECT DISTINCT path FROM blobs WHERE seq > ?1")?.query_map([seq], |row| row.get(0))?.collect()
+    db.prepare_cached("SELECT DISTINCT path FROM blobs WHERE seq > ?1")?
+        .query_map([seq], |row| row.get(0))?
+        .collect()
 }
 
 /// Rows of uploads that never came to a commit.

@@ -158,13 +158,19 @@ impl Reader<'_> {
                 });
             }
             Question::Parts { row, first, count, reply } => {
-                self.reply(slot, reply, |db| db.map_or_else(|| Ok(Parts::default()), |db| query::parts(db, row, first, count)));
+                self.reply(slot, reply, |db| {
+                    db.map_or_else(|| Ok(Parts::default()), |db| query::parts(db, row, first, count))
+                });
             }
             Question::Versions { path, below, limit, reply } => {
-                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| query::versions(db, &path, below, limit))?));
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| query::versions(db, &path, below, limit))?)
+                });
             }
             Question::ChunkIds { row, first, count, reply } => {
-                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| query::chunk_ids(db, row, first, count))?));
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| query::chunk_ids(db, row, first, count))?)
+                });
             }
             Question::Admit { path, version, conditions, reply } => {
                 self.reply(slot, reply, |db| match db {
@@ -176,7 +182,9 @@ impl Reader<'_> {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(false), |db| query::is_known(db, blob_id))?));
             }
             Question::Undropped { until, limit, reply } => {
-                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| query::undropped(db, until, limit))?));
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| query::undropped(db, until, limit))?)
+                });
             }
             Question::Verify { reply } => self.reply(slot, reply, |db| Ok(db.map_or(Ok(()), quick_check)?)),
         }
@@ -219,7 +227,8 @@ fn find(
         None => query::newest(db, path)?,
     };
     let small = record.as_ref().filter(|record| record.tombstoned_at.is_none() && record.parts() <= 1);
-    let parts = small.map(|record| query::parts(db, record.row, 0, record.parts())).transpose()?.map(Arc::new);
+    let parts =
+        small.map(|record| query::parts(db, record.row, 0, record.parts())).transpose()?.map(Arc::new);
     Ok(Found { record, parts, generation })
 }
 

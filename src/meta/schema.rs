@@ -69,11 +69,14 @@ CREATE TABLE uploads (
 ";
 
 const PART_BITS: u32 = 24;
-const _: () = assert!(crate::limits::BLOB_MAX / crate::limits::PART_SIZE <= 1 << PART_BITS, "part numbers fit their bits");
+const _: () = assert!(
+    crate::limits::BLOB_MAX / crate::limits::PART_SIZE <= 1 << PART_BITS,
+    "part numbers fit their bits"
+);
 
 /// The key of a part of the version in `row`.
 pub(super) fn part_key(row: Row, part: u64) -> i64 {
-    row.0 << PART_BITS | part as i64
+    row.0 << PART_BITS | part.cast_signed()
 }
 
 /// The keys of all parts of the version in `row`: first and last.
@@ -83,7 +86,7 @@ pub(super) fn part_keys(row: Row) -> (i64, i64) {
 
 /// The part number in a key.
 pub(super) fn part_of(key: i64) -> u64 {
-    key as u64 & ((1 << PART_BITS) - 1)
+    key.cast_unsigned() & ((1 << PART_BITS) - 1)
 }
 
 /// How much a commit promises.
@@ -102,7 +105,8 @@ pub fn exists(dir: &Path) -> bool {
 
 /// Makes a new database in `dir`, on disk with its directory entry when this returns.
 pub(super) fn create(dir: &Path, durability: Durability) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(dir.join(FILE), flags)?;
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     prepare_writer(&db, durability)?;
@@ -155,6 +159,8 @@ fn check_identity(db: &Connection) -> rusqlite::Result<()> {
     }
     Err(rusqlite::Error::SqliteFailure(
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
-        Some(format!("not a slot database of format {VERSION} (application {application:#x}, version {version})")),
+        Some(format!(
+            "not a slot database of format {VERSION} (application {application:#x}, version {version})"
+        )),
     ))
 }

@@ -109,7 +109,9 @@ impl Slots {
     pub fn admit(&self, slot: Slot) -> Result<()> {
         let message = match self.state(slot) {
             State::Ready | State::Unborn => return Ok(()),
-            State::Unchecked => format!("slot {slot} is being checked after the start: try again in a second"),
+            State::Unchecked => {
+                format!("slot {slot} is being checked after the start: try again in a second")
+            }
             State::Failed => format!("slot {slot} is out of service: {}; see /readyz", self.reason(slot)),
         };
         Err(Error::new(Code::SlotUnavailable, message))
@@ -127,6 +129,7 @@ impl Slots {
 
     /// Whether the slot has chunks of versions tombstoned at or before `until`.
     pub fn has_tombstones(&self, slot: Slot, until: Timestamp) -> bool {
-        self.state(slot) == State::Ready && self.entry(slot).oldest_tombstone.load(Ordering::Acquire) <= until.0
+        self.state(slot) == State::Ready
+            && self.entry(slot).oldest_tombstone.load(Ordering::Acquire) <= until.0
     }
 }

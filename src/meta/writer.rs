@@ -114,7 +114,11 @@ impl Writers {
 
     /// Makes sure that the slot is on disk.
     pub async fn birth(&self, slot: Slot) -> Result<()> {
-        if self.slots.state(slot) == State::Unborn { self.ask(slot, Op::Birth).await } else { self.slots.admit(slot) }
+        if self.slots.state(slot) == State::Unborn {
+            self.ask(slot, Op::Birth).await
+        } else {
+            self.slots.admit(slot)
+        }
     }
 
     /// Makes a blob visible; its chunks are on disk.
@@ -133,7 +137,13 @@ impl Writers {
     }
 
     /// Tombstones versions; answers with the highest of them.
-    pub async fn delete(&self, slot: Slot, path: &str, which: Which, conditions: Conditions) -> Result<BlobMeta> {
+    pub async fn delete(
+        &self,
+        slot: Slot,
+        path: &str,
+        which: Which,
+        conditions: Conditions,
+    ) -> Result<BlobMeta> {
         let path = path.to_owned();
         self.ask(slot, |reply| Op::Delete { path, which, conditions, reply }).await
     }
@@ -251,16 +261,21 @@ impl Writer {
             Err(Aborted::Before(error)) => {
                 self.databases.close(slot);
                 let error = refusal(&self.slots, slot, &error);
-                ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
+                for op in ops {
+                    op.answer(Err(error.clone()));
+                }
             }
             Err(Aborted::InCommit(error)) => {
                 self.databases.close(slot);
-                self.slots.fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
+                self.slots
+                    .fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
                 let unknown = Error::new(
                     Code::OutcomeUnknown,
                     format!("slot {slot}: the commit failed and may or may not be on disk: {error}"),
                 );
-                ops.into_iter().for_each(|op| op.answer(Err(unknown.clone())));
+                for op in ops {
+                    op.answer(Err(unknown.clone()));
+                }
             }
         }
     }
@@ -291,7 +306,8 @@ impl Writer {
                         .map_err(|error| (is_full(&error), error.to_string()))
                 })
                 .and_then(|db| {
-                    crate::io::steps::sync_dir(self.slots.dir(slot)).map_err(|error| (false, error.to_string()))?;
+                    crate::io::steps::sync_dir(self.slots.dir(slot))
+                        .map_err(|error| (false, error.to_string()))?;
                     Ok(db)
                 });
             match made {
@@ -303,7 +319,10 @@ impl Writer {
                     return Err(Error::new(Code::DiskFull, format!("slot {slot} cannot be made: {error}")));
                 }
                 Err((false, error)) => {
-                    return Err(Error::new(Code::SlotUnavailable, format!("slot {slot} cannot be made: {error}")));
+                    return Err(Error::new(
+                        Code::SlotUnavailable,
+                        format!("slot {slot} cannot be made: {error}"),
+                    ));
                 }
             }
         }
@@ -312,7 +331,8 @@ impl Writer {
 
     /// One transaction for all of `ops`; a refused one changes nothing and does not stop the others.
     fn transaction(&mut self, slot: Slot, ops: &[Op]) -> std::result::Result<Vec<Result<Answer>>, Aborted> {
-        let db = open(&mut self.databases, &self.slots, slot, self.rules.durability).map_err(Aborted::Before)?;
+        let db =
+            open(&mut self.databases, &self.slots, slot, self.rules.durability).map_err(Aborted::Before)?;
         let made = prepare(db, ops, self.rules.keep_versions);
         let (results, change) = match made {
             Ok(made) => made,
@@ -409,7 +429,9 @@ impl Op {
         Ok(match self {
             Self::Birth(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
-            Self::Stage { staged, blob_id, parts, .. } => Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?),
+            Self::Stage { staged, blob_id, parts, .. } => {
+                Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
+            }
             Self::Abandon(row) => {
                 apply::abandon(db, Some(*row))?;
                 Answer::Done
@@ -441,13 +463,21 @@ impl Op {
         match self {
             Self::Birth(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
             Self::Put(_, reply) => {
-                send(reply, result, |answer| if let Answer::Stored(stored) = answer { Some(stored) } else { None });
+                send(
+                    reply,
+                    result,
+                    |answer| if let Answer::Stored(stored) = answer { Some(stored) } else { None },
+                );
             }
             Self::Stage { reply, .. } => {
                 send(reply, result, |answer| if let Answer::Staged(row) = answer { Some(row) } else { None });
             }
             Self::Delete { reply, .. } => {
-                send(reply, result, |answer| if let Answer::Deleted(record) = answer { Some(record) } else { None });
+                send(
+                    reply,
+                    result,
+                    |answer| if let Answer::Deleted(record) = answer { Some(record) } else { None },
+                );
             }
             Self::Abandon(row) => {
                 if let Err(error) = result {

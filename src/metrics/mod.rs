@@ -47,7 +47,11 @@ impl Metrics {
             "Stretches of chunks that failed their checksum or could not be read",
             self.read_failures.clone(),
         );
-        list.register("orphans_removed", "Directories of unfinished uploads removed", self.orphans_removed.clone());
+        list.register(
+            "orphans_removed",
+            "Directories of unfinished uploads removed",
+            self.orphans_removed.clone(),
+        );
         list.register(
             "versions_dropped",
             "Deleted versions whose chunks were removed",

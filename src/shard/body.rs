@@ -44,7 +44,7 @@ impl Body {
         let state = match head.framing {
             Framing::None => State::Length(0),
             Framing::Length(length) => State::Length(length),
-            Framing::Chunked => State::Chunked(Box::new(Decoder::new())),
+            Framing::Chunked => State::Chunked(Box::default()),
         };
         Self { state, expected: head.expect_continue, pace: Pace::new() }
     }
@@ -110,7 +110,11 @@ impl Body {
 }
 
 /// Reads framing until data follows; 0: the body is done.
-async fn next_data(decoder: &mut Decoder, connection: &mut Connection, pace: &mut Pace) -> Result<u64, Failure> {
+async fn next_data(
+    decoder: &mut Decoder,
+    connection: &mut Connection,
+    pace: &mut Pace,
+) -> Result<u64, Failure> {
     loop {
         match decoder.state() {
             ChunkState::Data(available) => return Ok(available),

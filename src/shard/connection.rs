@@ -17,8 +17,8 @@ use super::route;
 use crate::base::error::{Code, Error};
 use crate::io::send;
 use crate::limits::{
-    BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, ONE_SEND_MAX, REQUEST_LINE_MAX,
-    SEND_PATIENCE, SEND_STALL, SKIP_BODY_MAX,
+    BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, ONE_SEND_MAX,
+    REQUEST_LINE_MAX, SEND_PATIENCE, SEND_STALL, SKIP_BODY_MAX,
 };
 use crate::wire::head::{self, Head, Method, Parsed};
 use crate::wire::response::{ResponseHead, error_body};
@@ -113,10 +113,7 @@ impl Connection {
             }
             let fd = self.stream.as_raw_fd();
             core.idle.borrow_mut().insert(fd);
-            let received = match core.is_stopping() {
-                true => Ok(Ok(0)),
-                false => timeout(IDLE_TIME, self.fill()).await,
-            };
+            let received = if core.is_stopping() { Ok(Ok(0)) } else { timeout(IDLE_TIME, self.fill()).await };
             core.idle.borrow_mut().remove(&fd);
             if !matches!(received, Ok(Ok(1..))) {
                 return Begun::Ended;
@@ -256,7 +253,9 @@ fn to_reply(handled: Handled, request: &str, method: Method) -> Option<Reply> {
 /// The head and body of an error.
 fn refusal(error: &Error, fields: &[(&'static str, String)], request: &str) -> (ResponseHead, Vec<u8>) {
     let body = error_body(error, request).into_bytes();
-    let head = fields.iter().fold(ResponseHead::new(error.code.status()), |head, (name, value)| head.header(name, value));
+    let head = fields
+        .iter()
+        .fold(ResponseHead::new(error.code.status()), |head, (name, value)| head.header(name, value));
     (head.header("Content-Type", "application/json").header("Content-Length", body.len()), body)
 }
 

@@ -158,7 +158,11 @@ async fn finish(core: &Core) {
     while core.connections.get() > 0 {
         core.idle.borrow().iter().for_each(|fd| listen::shut(*fd));
         if Instant::now() >= deadline {
-            tracing::warn!(core = core.number, connections = core.connections.get(), "requests cut off by the stop");
+            tracing::warn!(
+                core = core.number,
+                connections = core.connections.get(),
+                "requests cut off by the stop"
+            );
             return;
         }
         sleep(Duration::from_millis(10)).await;

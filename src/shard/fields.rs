@@ -7,7 +7,8 @@ use crate::base::error::{Code, Error, Result};
 use crate::limits::STORED_HEADERS_MAX;
 use crate::wire::head::Headers;
 
-const STORED: [&str; 5] = ["content-type", "content-encoding", "content-language", "content-disposition", "cache-control"];
+const STORED: [&str; 5] =
+    ["content-type", "content-encoding", "content-language", "content-disposition", "cache-control"];
 const META: &str = "x-amber-meta-";
 
 /// The fields of a PUT that are kept.
@@ -66,10 +67,13 @@ mod tests {
         .into_iter()
         .collect();
         let fields = parse(&from_request(&headers).unwrap());
-        assert_eq!(fields, [
-            ("content-type".to_owned(), b"text/plain".to_vec()),
-            ("x-amber-meta-a".to_owned(), b"\xff\xe9 \"x\", again".to_vec()),
-        ]);
+        assert_eq!(
+            fields,
+            [
+                ("content-type".to_owned(), b"text/plain".to_vec()),
+                ("x-amber-meta-a".to_owned(), b"\xff\xe9 \"x\", again".to_vec()),
+            ]
+        );
     }
 
     #[test]

@@ -26,8 +26,8 @@ use crate::wire::response::ResponseHead;
 const DEFAULT_TYPE: &[u8] = b"application/octet-stream";
 /// SHA-256 of nothing.
 const EMPTY_SHA256: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27, 0xae, 0x41,
-    0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
+    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
+    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
 ];
 
 /// The live version that is asked for.
@@ -89,7 +89,10 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
             return Ok(Reply::empty(304, describe(ResponseHead::new(304), &answer, modified, false)));
         }
         Verdict::Failed => {
-            return refuse(Code::PreconditionFailed, "a condition of the request does not hold for the current version");
+            return refuse(
+                Code::PreconditionFailed,
+                "a condition of the request does not hold for the current version",
+            );
         }
     }
     let bytes = if by_query {
@@ -103,7 +106,10 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
             Selection::One(range) => Bytes::One(range),
             Selection::Many(ranges) => Bytes::Many(ranges),
             Selection::Unsatisfiable => {
-                let message = format!("no byte of the range exists, or too many are asked for: the blob has {} bytes", record.size);
+                let message = format!(
+                    "no byte of the range exists, or too many are asked for: the blob has {} bytes",
+                    record.size
+                );
                 return unsatisfiable(Error::new(Code::RangeNotSatisfiable, message), record);
             }
         }
@@ -163,7 +169,13 @@ fn digest(answer: &Answer) -> Option<[u8; 32]> {
 
 /// The reply with the bytes asked for. The first of them are read here, before the head goes out, so that a blob that
 /// cannot be read gets an error instead of a response that is cut off.
-async fn reply(blob: Rc<Blob>, method: Method, answer: &Answer, modified: Timestamp, bytes: Bytes) -> Handled {
+async fn reply(
+    blob: Rc<Blob>,
+    method: Method,
+    answer: &Answer,
+    modified: Timestamp,
+    bytes: Bytes,
+) -> Handled {
     let size = answer.record.size;
     let (status, range, ranges) = match bytes {
         Bytes::Whole => (200, 0..size, None),
@@ -174,7 +186,8 @@ async fn reply(blob: Rc<Blob>, method: Method, answer: &Answer, modified: Timest
         let mut head = describe(ResponseHead::new(status), answer, modified, true)
             .header("Content-Length", range.end - range.start);
         if status == 206 {
-            head = head.header("Content-Range", format_args!("bytes {}-{}/{size}", range.start, range.end - 1));
+            head =
+                head.header("Content-Range", format_args!("bytes {}-{}/{size}", range.start, range.end - 1));
         }
         if range.is_empty() || method == Method::Head {
             return Ok(Reply::empty(status, head));

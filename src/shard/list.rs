@@ -78,7 +78,8 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
 }
 
 fn parse_cursor(text: &str) -> Result<Seek, Failure> {
-    let seek = URL_SAFE_NO_PAD.decode(text).ok().filter(|seek| !seek.is_empty() && seek.len() <= PATH_MAX + 1);
+    let seek =
+        URL_SAFE_NO_PAD.decode(text).ok().filter(|seek| !seek.is_empty() && seek.len() <= PATH_MAX + 1);
     seek.map(Seek).ok_or_else(|| Error::new(Code::BadRequest, "the cursor is not one of a listing").into())
 }
 
@@ -104,7 +105,8 @@ fn merge(pages: Vec<Page>, limit: usize) -> Page {
 }
 
 fn next_item(sources: &mut [Peekable<impl Iterator<Item = Item>>]) -> Option<Item> {
-    let keyed = sources.iter_mut().enumerate().filter_map(|(i, source)| Some((source.peek()?.key().to_owned(), i)));
+    let keyed =
+        sources.iter_mut().enumerate().filter_map(|(i, source)| Some((source.peek()?.key().to_owned(), i)));
     let (_, smallest) = keyed.min()?;
     sources[smallest].next()
 }
@@ -118,7 +120,10 @@ mod tests {
     }
 
     fn page(items: &[&str], next: Option<&str>) -> Page {
-        Page { items: items.iter().map(|item| prefix(item)).collect(), next: next.map(|next| Seek(next.into())) }
+        Page {
+            items: items.iter().map(|item| prefix(item)).collect(),
+            next: next.map(|next| Seek(next.into())),
+        }
     }
 
     #[test]
@@ -136,6 +141,9 @@ mod tests {
     #[test]
     fn a_full_page_goes_on_after_its_last_item() {
         let merged = merge(vec![page(&["a/", "c/"], None), page(&["b/"], None)], 2);
-        assert_eq!(merged, Page { items: vec![prefix("a/"), prefix("b/")], next: Some(Seek::after_prefix("b/")) });
+        assert_eq!(
+            merged,
+            Page { items: vec![prefix("a/"), prefix("b/")], next: Some(Seek::after_prefix("b/")) }
+        );
     }
 }

@@ -15,8 +15,8 @@ use crate::base::ids::BlobId;
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
 use crate::chunk::incoming::{self, Incoming, Received};
-use crate::io::buffer::Buffer;
 use crate::io::budget::Share;
+use crate::io::buffer::Buffer;
 use crate::io::file::on_storage_thread;
 use crate::limits::{BLOB_MAX, BUFFER_MAX, BUFFER_MIN, FAST_FILL, STAGE_CHUNKS, WRITES_IN_FLIGHT};
 use crate::meta::types::{NewBlob, Row, Stored};
@@ -87,7 +87,10 @@ pub(super) async fn put(
 /// Everything that can be refused from the head alone.
 async fn admit(core: &Core, head: &Head, path: BlobPath, query: &Query) -> Result<Request, Failure> {
     if head.headers.get("content-range").is_some() {
-        return refuse(Code::BadRequest, "a PUT with Content-Range cannot change a part of a blob: send all of it");
+        return refuse(
+            Code::BadRequest,
+            "a PUT with Content-Range cannot change a part of a blob: send all of it",
+        );
     }
     let version = query.version()?;
     let conditions = Conditions::from_headers(&head.headers)?;
@@ -169,7 +172,8 @@ impl Upload<'_> {
         let mut since = Instant::now();
         loop {
             let start = buffer.len();
-            let room = (buffer.capacity() - start).min(usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX));
+            let room =
+                (buffer.capacity() - start).min(usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX));
             let (received, filled) = body.read(connection, buffer, room).await?;
             buffer = filled;
             incoming.absorb(&buffer[start..]);
@@ -196,7 +200,8 @@ impl Upload<'_> {
             }
             if incoming.held_chunks() >= STAGE_CHUNKS {
                 let parts = incoming.take_parts();
-                self.staged = Some(self.core.node.writers.stage(self.slot, self.staged, self.blob, parts).await?);
+                self.staged =
+                    Some(self.core.node.writers.stage(self.slot, self.staged, self.blob, parts).await?);
             }
             buffer = buffers.next(back);
             since = Instant::now();
@@ -214,7 +219,8 @@ impl Upload<'_> {
     /// Cleans up after a failed upload, but leaves alone what may have been committed.
     async fn end(&self, failure: Option<&Failure>) {
         let node = &self.core.node;
-        let in_doubt = matches!(failure, Some(Failure::Refused(error, _)) if error.code == Code::OutcomeUnknown);
+        let in_doubt =
+            matches!(failure, Some(Failure::Refused(error, _)) if error.code == Code::OutcomeUnknown);
         if failure.is_some() && !in_doubt {
             if let Some(row) = self.staged
                 && let Err(error) = node.writers.abandon(self.slot, row).await
@@ -275,7 +281,8 @@ impl<'a> Buffers<'a> {
     fn grow(&mut self) {
         let held = self.size * (self.in_flight + 1);
         let size = (self.size * 4).min(BUFFER_MAX);
-        if let Some(share) = self.core.uploads.try_take((size * (WRITES_IN_FLIGHT + 1)).saturating_sub(held)) {
+        if let Some(share) = self.core.uploads.try_take((size * (WRITES_IN_FLIGHT + 1)).saturating_sub(held))
+        {
             self.shares.push(share);
             (self.size, self.in_flight) = (size, WRITES_IN_FLIGHT);
         }

@@ -24,8 +24,16 @@ pub(super) enum ReplyBody {
     Empty,
     Bytes(Vec<u8>),
     /// A range that is not empty, and its first bytes, read before the head goes out.
-    Blob { blob: Rc<Blob>, first: Piece, range: Range<u64> },
-    Multipart { blob: Rc<Blob>, ranges: Vec<ByteRange>, multipart: Multipart },
+    Blob {
+        blob: Rc<Blob>,
+        first: Piece,
+        range: Range<u64>,
+    },
+    Multipart {
+        blob: Rc<Blob>,
+        ranges: Vec<ByteRange>,
+        multipart: Multipart,
+    },
 }
 
 impl Reply {
@@ -70,6 +78,9 @@ impl From<Error> for Failure {
 pub(super) type Handled = Result<Reply, Failure>;
 
 /// A refusal as a handler's result.
-pub(super) fn refuse<T>(code: Code, message: impl Into<std::borrow::Cow<'static, str>>) -> Result<T, Failure> {
+pub(super) fn refuse<T>(
+    code: Code,
+    message: impl Into<std::borrow::Cow<'static, str>>,
+) -> Result<T, Failure> {
     Err(Error::new(code, message).into())
 }

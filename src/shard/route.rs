@@ -17,7 +17,12 @@ const OBJECT_METHODS: &str = "GET, HEAD, PUT, DELETE, OPTIONS";
 const READ_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Answers one request.
-pub(super) async fn handle(core: &Rc<Core>, connection: &mut Connection, head: &Head, body: &mut Body) -> Handled {
+pub(super) async fn handle(
+    core: &Rc<Core>,
+    connection: &mut Connection,
+    head: &Head,
+    body: &mut Body,
+) -> Handled {
     let (path, query) = match &head.target {
         Target::Asterisk => return Ok(allowed(OBJECT_METHODS)),
         Target::Origin { path, query } => (path.as_str(), query.as_deref()),

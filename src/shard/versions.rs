@@ -93,11 +93,14 @@ pub(super) async fn chunks(core: &Core, path: &BlobPath, query: &Query) -> Handl
         location: "local",
     };
     let next = first.saturating_add(count);
-    Ok(Reply::json(200, &ChunksAnswer {
-        path,
-        version: record.version,
-        blob_id: record.blob_id.to_string(),
-        chunks: (first..).zip(ids).map(entry).collect(),
-        next_cursor: (next < total).then(|| next.to_string()),
-    }))
+    Ok(Reply::json(
+        200,
+        &ChunksAnswer {
+            path,
+            version: record.version,
+            blob_id: record.blob_id.to_string(),
+            chunks: (first..).zip(ids).map(entry).collect(),
+            next_cursor: (next < total).then(|| next.to_string()),
+        },
+    ))
 }

@@ -1,0 +1,97 @@
+//! Who may import whom: the layers of `rfc/0001-initial-design.md`, checked against every `use` in `src/`.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each module of the crate, and which others it may name.
+const MAY_NAME: [(&str, &[&str]); 14] = [
+    ("base", &["limits"]),
+    ("limits", &[]),
+    ("wire", &["base", "limits"]),
+    ("io", &["base", "limits"]),
+    ("metrics", &[]),
+    ("meta", &["base", "limits", "wire", "io"]),
+    ("chunk", &["base", "limits", "wire", "io"]),
+    ("shard", &["base", "limits", "wire", "io", "meta", "chunk", "metrics"]),
+    ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "shard"]),
+    ("config", &["limits", "meta"]),
+    ("compat", &["base", "meta"]),
+    ("server", &["base", "limits", "io", "meta", "chunk", "metrics", "shard", "background", "config"]),
+    ("cli", &["config", "server"]),
+    ("main", &["cli"]),
+];
+
+/// Crates that only some modules may name.
+const CRATES: [(&str, &[&str]); 5] = [
+    ("rusqlite", &["meta"]),
+    ("monoio", &["io", "shard"]),
+    ("tokio", &["background"]),
+    ("tokio_uring", &["background"]),
+    ("httparse", &["wire"]),
+];
+
+fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// The crate's own modules that a line names by `crate::x` or `amberblob::x`.
+fn named_modules(line: &str) -> BTreeSet<&str> {
+    let ends = |c: char| !(c.is_alphanumeric() || c == '_');
+    let after =
+        |prefix| line.match_indices(prefix).map(move |(at, found): (usize, &str)| &line[at + found.len()..]);
+    after("crate::")
+        .chain(after("amberblob::"))
+        .map(|rest| rest.split(ends).next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn layers_hold() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    assert!(files.len() > 40, "only {} sources found", files.len());
+    let mut wrong = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&root).unwrap();
+        let module = relative.iter().next().unwrap().to_str().unwrap().trim_end_matches(".rs").to_owned();
+        if module == "lib" {
+            continue;
+        }
+        let allowed = MAY_NAME.iter().find(|(name, _)| *name == module).map(|(_, allowed)| *allowed);
+        let Some(allowed) = allowed else {
+            wrong.push(format!("{module} has no place in the layers"));
+            continue;
+        };
+        for (number, line) in fs::read_to_string(&file).unwrap().lines().enumerate() {
+            let place = format!("{}:{}", relative.display(), number + 1);
+            for named in named_modules(line) {
+                if named != module && !allowed.contains(&named) {
+                    wrong.push(format!("{place}: {module} names {named}"));
+                }
+            }
+            for (name, modules) in CRATES {
+                let used = line.contains(&format!("{name}::")) || line.contains(&format!("use {name};"));
+                if used && !modules.contains(&module.as_str()) {
+                    wrong.push(format!("{place}: {module} names {name}"));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_load_generator_shares_nothing_with_the_server() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("loadgen/Cargo.toml");
+    let names_server = |line: &str| line.trim_start().starts_with("amberblob");
+    assert!(!fs::read_to_string(manifest).unwrap().lines().any(names_server));
+}
