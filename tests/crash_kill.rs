@@ -1,0 +1,603 @@
+//! SIGKILL at random moments under mixed load: nothing acknowledged is lost or changed, nothing unacknowledged is half
+//! there, and nothing is left lying on the disk.
+//!
+//! `AMBERBLOB_KILL_ROUNDS` sets the number of rounds, `AMBERBLOB_KILL_SEED` what happens in them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::pedantic,
+    reason = "a failure here is a failed test"
+)]
+
+#[path = "support/audit.rs"]
+mod audit;
+#[path = "support/ledger.rs"]
+mod ledger;
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use audit::{Depth, audit};
+use ledger::{Ask, Blob, Entry, Ledger, Row, Told, Which};
+use support::{
+    CHUNK, Connection, Random, Request, Response, SMALL_CHUNK, Server, encode_path, object, plain_files,
+    wait_until,
+};
+
+const PATHS: usize = 50;
+const CLIENTS: u64 = 6;
+/// What the live versions may weigh when a round begins; the largest go first.
+const LIVE_BYTES: usize = 96 << 20;
+/// Rounds between two waits for the space of deleted versions.
+const ROUNDS_OF_SPACE: u64 = 25;
+/// The space of deleted versions and of broken uploads comes back within this.
+const SWEEP_DEADLINE: Duration = Duration::from_secs(60);
+/// Versions read back in each round beside those that it touched.
+const SAMPLE: usize = 20;
+
+fn path_of(index: usize) -> String {
+    format!("kill/{:02}/p{index}", index % 7)
+}
+
+fn from_env(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+/// What all clients of a round share.
+struct Round<'a> {
+    public: SocketAddr,
+    /// The order of what is asked and answered.
+    clock: AtomicU64,
+    /// Set before the server is killed: from then on it may go away.
+    killing: AtomicBool,
+    /// Per path, the highest version and the newest blob_id that anybody was told of.
+    hints: &'a [Mutex<(u64, Option<String>)>],
+    /// Gives every blob of the whole run a seed of its own.
+    seeds: &'a AtomicU64,
+    failures: mpsc::Sender<String>,
+}
+
+struct Client<'a> {
+    round: &'a Round<'a>,
+    random: Random,
+    link: Option<Connection>,
+    journal: Vec<Entry>,
+    /// The last PUT under a number of its own, to be tried again.
+    explicit: Option<(usize, u64, Blob)>,
+    /// Whether this client writes a blob of two chunks in this round.
+    large: bool,
+}
+
+impl Client<'_> {
+    fn run(mut self) -> Vec<Entry> {
+        while !self.round.killing.load(Ordering::SeqCst) {
+            let index = self.random.below(PATHS as u64) as usize;
+            let ask = self.choose(index);
+            let asked = self.tick();
+            let path = path_of(index);
+            let told = match self.perform(&path, &ask) {
+                Ok(told) => told,
+                Err(error) => {
+                    if !self.round.killing.load(Ordering::SeqCst) {
+                        let _ = self
+                            .round
+                            .failures
+                            .send(format!("{ask:?} of {path} while the server ran: {error}"));
+                    }
+                    Told::Nothing
+                }
+            };
+            let answered = if told == Told::Nothing { u64::MAX } else { self.tick() };
+            self.remember(index, &ask, &told);
+            self.journal.push(Entry { path, ask, asked, told, answered });
+        }
+        self.journal
+    }
+
+    fn tick(&self) -> u64 {
+        self.round.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    fn choose(&mut self, index: usize) -> Ask {
+        let (highest, newest) = self.round.hints[index].lock().unwrap().clone();
+        let put = |blob| Ask::Put { version: None, tag: None, if_absent: false, blob };
+        match self.random.below(100) {
+            0..45 => put(self.blob()),
+            45..54 => {
+                let version = match self.random.below(2) {
+                    0 => highest + 1 + self.random.below(3),
+                    _ => 1 + self.random.below(highest + 1),
+                };
+                Ask::Put { version: Some(version), tag: None, if_absent: false, blob: self.blob() }
+            }
+            54..62 => Ask::Put { version: None, tag: newest, if_absent: false, blob: self.blob() },
+            62..66 => Ask::Put { version: None, tag: None, if_absent: true, blob: self.blob() },
+            66..78 => Ask::Delete(Which::Newest),
+            78..84 => Ask::Delete(Which::Version(1 + self.random.below(highest + 1))),
+            84..86 => Ask::Delete(Which::All),
+            86..93 => Ask::Get(None),
+            _ => Ask::Get(Some(1 + self.random.below(highest + 1))),
+        }
+    }
+
+    fn blob(&mut self) -> Blob {
+        let len = if std::mem::take(&mut self.large) {
+            CHUNK + (2 << 20)
+        } else {
+            let random = &mut self.random;
+            let sizes =
+                [(4, 0, 0), (40, 16, 2000), (16, 2000, SMALL_CHUNK), (4, SMALL_CHUNK, SMALL_CHUNK + 1)];
+            let larger = [(34, SMALL_CHUNK + 1, 300_000), (2, 300_000, 3 << 20)];
+            let mut pick = random.below(100);
+            let mut of = sizes.into_iter().chain(larger);
+            loop {
+                let (share, from, to) = of.next().expect("the shares make up 100");
+                if pick < share {
+                    break from + random.below((to - from + 1) as u64) as usize;
+                }
+                pick -= share;
+            }
+        };
+        Blob { seed: self.round.seeds.fetch_add(1, Ordering::SeqCst), len }
+    }
+
+    fn perform(&mut self, path: &str, ask: &Ask) -> std::io::Result<Told> {
+        let target = match ask {
+            Ask::Put { version: Some(version), .. }
+            | Ask::Delete(Which::Version(version))
+            | Ask::Get(Some(version)) => format!("{}?version={version}", object(path)),
+            Ask::Delete(Which::All) => format!("{}?versions", object(path)),
+            _ => object(path),
+        };
+        let (method, body) = match ask {
+            Ask::Put { blob, .. } => ("PUT", Some(blob.content())),
+            Ask::Delete(_) => ("DELETE", None),
+            Ask::Get(_) => ("GET", None),
+        };
+        let mut request = Request::new(method, &target);
+        if let Ask::Put { tag, if_absent, .. } = ask {
+            if let Some(tag) = tag {
+                request = request.header("If-Match", format!("\"{tag}\""));
+            }
+            if *if_absent {
+                request = request.header("If-None-Match", "*");
+            }
+        }
+        let answer = self.exchange(method, request, body.as_deref())?;
+        Ok(understand(ask, &answer).unwrap_or_else(|wrong| {
+            let _ = self.round.failures.send(format!("{ask:?} of {path}: {wrong}: {answer:?}"));
+            Told::Refused(answer.status)
+        }))
+    }
+
+    fn exchange(&mut self, method: &str, request: Request, body: Option<&[u8]>) -> std::io::Result<Response> {
+        let mut link = match self.link.take() {
+            Some(link) => link,
+            None => Connection::try_open(self.round.public)?,
+        };
+        let head = match body {
+            Some(body) => request.header("Content-Length", body.len().to_string()).encode_head(),
+            None => request.encode_head(),
+        };
+        // An early refusal is read although sending failed.
+        let sent = link.send_raw(&head).and_then(|()| link.send_raw(body.unwrap_or_default()));
+        let answer = link.read_response(method)?;
+        if sent.is_ok() && !answer.says_close() {
+            self.link = Some(link);
+        }
+        Ok(answer)
+    }
+
+    /// Keeps what later requests refer to, and now and then asks the same again.
+    fn remember(&mut self, index: usize, ask: &Ask, told: &Told) {
+        if let (Told::Stored { version, blob_id, .. }, Ask::Put { version: asked, blob, .. }) = (told, ask) {
+            let mut hint = self.round.hints[index].lock().unwrap();
+            if *version >= hint.0 {
+                *hint = (*version, Some(blob_id.clone()));
+            }
+            drop(hint);
+            if asked.is_some() {
+                self.explicit = Some((index, *version, *blob));
+            }
+        }
+        if self.random.below(8) != 0 || self.round.killing.load(Ordering::SeqCst) {
+            return;
+        }
+        let Some((index, version, blob)) = self.explicit.take() else { return };
+        let (path, asked) = (path_of(index), self.tick());
+        let ask = Ask::Put { version: Some(version), tag: None, if_absent: false, blob };
+        let told = self.perform(&path, &ask).unwrap_or(Told::Nothing);
+        let answered = if told == Told::Nothing { u64::MAX } else { self.tick() };
+        self.journal.push(Entry { path, ask, asked, told, answered });
+    }
+}
+
+/// What an answer says; or what is wrong with it by itself.
+fn understand(ask: &Ask, answer: &Response) -> Result<Told, String> {
+    let told = match (ask, answer.status) {
+        (Ask::Put { .. }, 200 | 201) => Told::Stored {
+            version: answer.json_u64("version"),
+            blob_id: answer.json_str("blob_id"),
+            created: answer.status == 201,
+        },
+        (Ask::Delete(_), 200) => Told::Deleted { version: answer.json_u64("version") },
+        (Ask::Get(_), 200) => Told::Read {
+            version: answer
+                .header("x-amber-version")
+                .and_then(|version| version.parse().ok())
+                .ok_or("no version")?,
+            blob_id: answer.header("etag").ok_or("no ETag")?.trim_matches('"').to_owned(),
+            blob: Blob::of(&answer.body)?,
+        },
+        (Ask::Put { .. }, 409 | 412) | (Ask::Delete(_) | Ask::Get(_), 404) => Told::Refused(answer.status),
+        (_, status) => return Err(format!("status {status}")),
+    };
+    Ok(told)
+}
+
+/// One round of load that ends with a kill; all journals in one.
+fn load(
+    server: &mut Server,
+    random: &mut Random,
+    hints: &[Mutex<(u64, Option<String>)>],
+    seeds: &AtomicU64,
+) -> Vec<Entry> {
+    let (failures, failed) = mpsc::channel();
+    let round = Round {
+        public: server.public(),
+        clock: AtomicU64::new(1),
+        killing: AtomicBool::new(false),
+        hints,
+        seeds,
+        failures,
+    };
+    let time = Duration::from_millis(20 + random.below(281));
+    let large = random.below(2 * CLIENTS);
+    let journal = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|client| {
+                let random = Random::new(random.next_u64());
+                let client = Client {
+                    round: &round,
+                    random,
+                    link: None,
+                    journal: Vec::new(),
+                    explicit: None,
+                    large: client == large,
+                };
+                scope.spawn(move || client.run())
+            })
+            .collect();
+        // The random moment; a failure ends the round at once.
+        let failure = failed.recv_timeout(time).ok();
+        round.killing.store(true, Ordering::SeqCst);
+        server.kill9();
+        let journals =
+            clients.into_iter().flat_map(|client| client.join().expect("a client")).collect::<Vec<_>>();
+        if let Some(failure) = failure.or_else(|| failed.try_recv().ok()) {
+            panic!("{failure}");
+        }
+        journals
+    });
+    journal
+}
+
+/// All versions of a path, by pages.
+fn rows(link: &mut Connection, path: &str) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let mut cursor = String::new();
+    loop {
+        let target = format!("{}?versions&limit=500{cursor}", object(path));
+        let answer = link.exchange(&Request::new("GET", &target)).expect("an answer");
+        if answer.status == 404 && rows.is_empty() {
+            return rows;
+        }
+        let page = answer.expect_status(200).json();
+        for row in page["versions"].as_array().expect("a list of versions") {
+            rows.push(Row {
+                version: row["version"].as_u64().expect("a version"),
+                blob_id: row["blob_id"].as_str().expect("a blob_id").to_owned(),
+                size: row["size"].as_u64().expect("a size"),
+                tombstoned: row["tombstoned_at"].is_string(),
+            });
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", encode_path(next)),
+            None => break,
+        }
+    }
+    assert!(
+        rows.windows(2).all(|pair| pair[0].version > pair[1].version),
+        "{path}: not newest first: {rows:?}"
+    );
+    rows
+}
+
+fn read(link: &mut Connection, path: &str, version: u64) -> Result<(String, Blob), String> {
+    let target = format!("{}?version={version}", object(path));
+    let answer =
+        link.exchange(&Request::new("GET", &target)).map_err(|error| format!("GET {target}: {error}"))?;
+    match understand(&Ask::Get(Some(version)), &answer)? {
+        Told::Read { version: told, blob_id, blob } if told == version => Ok((blob_id, blob)),
+        told => Err(format!("GET {target}: {told:?}")),
+    }
+}
+
+/// Holds what the server shows against the ledger and the journals of a round; returns the paths that it touched.
+fn verify(
+    server: &Server,
+    ledger: &mut Ledger,
+    journal: &[Entry],
+    random: &mut Random,
+) -> Result<(), String> {
+    let mut by_path: BTreeMap<String, Vec<Entry>> =
+        (0..PATHS).map(|index| (path_of(index), Vec::new())).collect();
+    for entry in journal {
+        by_path.get_mut(&entry.path).expect("a path of ours").push(entry.clone());
+    }
+    let mut link = server.connect();
+    let mut newest = BTreeMap::new();
+    for (path, journal) in &by_path {
+        let rows = rows(&mut link, path);
+        newest.extend(rows.first().map(|row| (path.clone(), row.clone())));
+        ledger.settle(path, journal, &rows, &mut |path, version| read(&mut link, path, version))?;
+    }
+    verify_listing(server, &newest)?;
+    let touched: BTreeSet<&str> =
+        by_path.iter().filter(|(_, journal)| !journal.is_empty()).map(|(path, _)| path.as_str()).collect();
+    let told: BTreeSet<(&str, u64)> =
+        journal.iter().filter_map(|entry| Some((entry.path.as_str(), number(entry)?))).collect();
+    let live: Vec<_> = ledger.live().collect();
+    let (first, others): (Vec<_>, Vec<_>) = live.into_iter().partition(|(path, version, _)| {
+        told.contains(&(path, *version)) || (touched.contains(path) && newest[*path].version == *version)
+    });
+    let sample = (0..SAMPLE.min(others.len())).map(|_| others[random.below(others.len() as u64) as usize]);
+    for (path, version, known) in first.into_iter().chain(sample) {
+        verify_content(&mut link, path, version, known)?;
+    }
+    Ok(())
+}
+
+/// The version that a request named or was told of.
+fn number(entry: &Entry) -> Option<u64> {
+    match (&entry.told, &entry.ask) {
+        (Told::Stored { version, .. } | Told::Read { version, .. } | Told::Deleted { version }, _) => {
+            Some(*version)
+        }
+        (_, Ask::Put { version, .. } | Ask::Get(version)) => *version,
+        (_, Ask::Delete(Which::Version(version))) => Some(*version),
+        _ => None,
+    }
+}
+
+fn verify_content(
+    link: &mut Connection,
+    path: &str,
+    version: u64,
+    known: &ledger::Known,
+) -> Result<(), String> {
+    let (blob_id, blob) = read(link, path, version)?;
+    let same = blob_id == known.blob_id && (blob == known.blob || (blob.len, known.blob.len) == (0, 0));
+    if same {
+        Ok(())
+    } else {
+        Err(format!("{path} version {version} was {known:?} and is {blob_id} with {blob:?}"))
+    }
+}
+
+/// The listing shows the newest version of each path, whatever the crash did to its index.
+fn verify_listing(server: &Server, newest: &BTreeMap<String, Row>) -> Result<(), String> {
+    let json = server.list("limit=10000&include_tombstoned=true").expect_status(200).json();
+    let listed: BTreeMap<String, Row> = json["objects"]
+        .as_array()
+        .expect("a list of objects")
+        .iter()
+        .map(|row| {
+            let text = |key: &str| row[key].as_str().expect(key).to_owned();
+            let number = |key: &str| row[key].as_u64().expect(key);
+            let tombstoned = row["tombstoned_at"].is_string();
+            let listed = Row {
+                version: number("version"),
+                blob_id: text("blob_id"),
+                size: number("size"),
+                tombstoned,
+            };
+            (text("path"), listed)
+        })
+        .collect();
+    if listed == *newest { Ok(()) } else { Err(format!("listed {listed:#?}\ninstead of {newest:#?}")) }
+}
+
+/// Deletes the largest versions until the rest is small enough; the ledger learns of it as of a round.
+fn trim(server: &Server, ledger: &mut Ledger) -> Result<(), String> {
+    let mut link = server.connect();
+    while ledger.live_bytes() > LIVE_BYTES {
+        let (path, version, _) =
+            ledger.live().max_by_key(|(_, _, known)| known.blob.len).expect("it has bytes");
+        let (path, ask) = (path.to_owned(), Ask::Delete(Which::Version(version)));
+        let request = Request::new("DELETE", &format!("{}?version={version}", object(&path)));
+        let told = understand(&ask, &link.exchange(&request).expect("an answer"))?;
+        let entry = Entry { path: path.clone(), ask, asked: 1, told, answered: 2 };
+        let rows = rows(&mut link, &path);
+        ledger.settle(&path, &[entry], &rows, &mut |path, version| {
+            Err(format!("{path} has a new version {version}"))
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done() {
+    let rounds = from_env("AMBERBLOB_KILL_ROUNDS", 100);
+    let seed = from_env("AMBERBLOB_KILL_SEED", 0x5eed);
+    println!("{rounds} rounds, AMBERBLOB_KILL_SEED={seed}");
+    let started = Instant::now();
+    let mut random = Random::new(seed);
+    let mut server = Server::builder().config("[storage]\ntombstone_grace = \"1s\"\n").start();
+    let mut ledger = Ledger::default();
+    let hints: Vec<Mutex<(u64, Option<String>)>> = (0..PATHS).map(|_| Mutex::default()).collect();
+    let seeds = AtomicU64::new(1);
+    let (mut asked, mut told, mut in_flight) = (0, 0, 0);
+    for round in 1..=rounds {
+        let journal = load(&mut server, &mut random, &hints, &seeds);
+        server.start_again();
+        asked += journal.len();
+        told +=
+            journal.iter().filter(|entry| !matches!(entry.told, Told::Nothing | Told::Refused(_))).count();
+        in_flight += journal.iter().filter(|entry| entry.told == Told::Nothing).count();
+        verify(&server, &mut ledger, &journal, &mut random)
+            .and_then(|()| trim(&server, &mut ledger))
+            .unwrap_or_else(|wrong| panic!("round {round}: {wrong}"));
+        if round % ROUNDS_OF_SPACE == 0 {
+            println!("round {round} after {:?}: {} live bytes", started.elapsed(), ledger.live_bytes());
+            let bound = (ledger.live_bytes() + (32 << 20)) as u64;
+            wait_until(
+                SWEEP_DEADLINE,
+                "the space of deleted versions and broken uploads to come back",
+                || plain_files(&server.data().join("slots")).values().sum::<u64>() <= bound,
+            );
+        }
+    }
+    println!("{asked} requests, {told} done, {in_flight} in flight at a kill, {:?}", started.elapsed());
+    assert!(told > asked / 3 && in_flight as u64 >= rounds / 2, "the load was not what this test is about");
+    let mut last = Vec::new();
+    wait_until(SWEEP_DEADLINE, "the orphans to be swept", || {
+        let found = audit(server.data(), Depth::Names);
+        if found != last {
+            last = found;
+            println!("{} findings, such as {:?}", last.len(), last.first());
+        }
+        last.is_empty()
+    });
+    let mut link = server.connect();
+    for (path, version, known) in ledger.live() {
+        verify_content(&mut link, path, version, known).unwrap_or_else(|wrong| panic!("at the end: {wrong}"));
+    }
+    drop(link);
+    assert!(server.terminate().success());
+    assert_eq!(audit(server.data(), Depth::Bytes), [""; 0]);
+}
+
+/// A journal whose rules are easy to see through, for the tests of the judge.
+fn judged(journal: &[(Ask, Told)], rows: &[(u64, &str, u64, bool)]) -> Result<(), String> {
+    let mut ledger = Ledger::default();
+    let put = |version, seed| {
+        let blob = Blob { seed, len: 20 };
+        let ask = Ask::Put { version: None, tag: None, if_absent: false, blob };
+        (ask, Told::Stored { version, blob_id: format!("id{version}"), created: true })
+    };
+    let entries = |pairs: &[(Ask, Told)]| {
+        let mut moment = 0;
+        let mut entry = |(ask, told): &(Ask, Told)| {
+            moment += 2;
+            let answered = if *told == Told::Nothing { u64::MAX } else { moment + 1 };
+            Entry { path: "p".to_owned(), ask: ask.clone(), asked: moment, told: told.clone(), answered }
+        };
+        pairs.iter().map(&mut entry).collect::<Vec<_>>()
+    };
+    let rows_of = |rows: &[(u64, &str, u64, bool)]| {
+        let row = |&(version, blob_id, size, tombstoned): &(u64, &str, u64, bool)| Row {
+            version,
+            blob_id: blob_id.to_owned(),
+            size,
+            tombstoned,
+        };
+        rows.iter().map(row).collect::<Vec<_>>()
+    };
+    // Before the round there are 1 and 2, and 1 is deleted.
+    let first =
+        entries(&[put(1, 1), put(2, 2), (Ask::Delete(Which::Version(1)), Told::Deleted { version: 1 })]);
+    let shown = rows_of(&[(2, "id2", 20, false), (1, "id1", 20, true)]);
+    ledger.settle("p", &first, &shown, &mut |_, _| Err("nothing is new".to_owned())).unwrap();
+    let mut read = |_: &str, version| Ok((format!("id{version}"), Blob { seed: version, len: 20 }));
+    ledger.settle("p", &entries(journal), &rows_of(rows), &mut read)
+}
+
+#[test]
+fn the_judge_sees_every_way_to_break_a_promise() {
+    let put = |seed| Ask::Put { version: None, tag: None, if_absent: false, blob: Blob { seed, len: 20 } };
+    let guarded = |seed| Ask::Put {
+        version: None,
+        tag: Some("id2".to_owned()),
+        if_absent: false,
+        blob: Blob { seed, len: 20 },
+    };
+    let stored = |version: u64| Told::Stored { version, blob_id: format!("id{version}"), created: true };
+    let got = |version: u64| Told::Read {
+        version,
+        blob_id: format!("id{version}"),
+        blob: Blob { seed: version, len: 20 },
+    };
+    let old = [(2, "id2", 20, false), (1, "id1", 20, true)];
+    let three = [(3, "id3", 20, false), old[0], old[1]];
+    let deleted = [(2, "id2", 20, true), old[1]];
+    let good: [(&str, &[(Ask, Told)], &[(u64, &str, u64, bool)]); 8] = [
+        ("nothing happened", &[], &old),
+        ("a write", &[(put(3), stored(3))], &three),
+        ("a write in flight that came to nothing", &[(put(3), Told::Nothing)], &old),
+        ("a write in flight that is there", &[(put(3), Told::Nothing)], &three),
+        ("a delete", &[(Ask::Delete(Which::Newest), Told::Deleted { version: 2 })], &deleted),
+        ("a delete in flight", &[(Ask::Delete(Which::Newest), Told::Nothing)], &deleted),
+        ("a delete in flight that came to nothing", &[(Ask::Delete(Which::All), Told::Nothing)], &old),
+        ("a read", &[(Ask::Get(None), got(2)), (Ask::Get(Some(1)), Told::Refused(404))], &old),
+    ];
+    for (name, journal, rows) in good {
+        assert_eq!(judged(journal, rows), Ok(()), "{name}");
+    }
+    let bad: [(&str, &[(Ask, Told)], &[(u64, &str, u64, bool)]); 17] = [
+        ("version 2 was acknowledged and is lost", &[], &old[1..]),
+        ("version 3 was acknowledged and is lost", &[(put(3), stored(3))], &old),
+        ("version 2 was id2", &[], &[(2, "other", 20, false), old[1]]),
+        ("version 2 was id2", &[], &[(2, "id2", 19, false), old[1]]),
+        ("version 1 was deleted and is back", &[], &[old[0], (1, "id1", 20, false)]),
+        (
+            "version 2 was deleted and is back",
+            &[(Ask::Delete(Which::Newest), Told::Deleted { version: 2 })],
+            &old,
+        ),
+        (
+            "version 2 was deleted and is back",
+            &[(Ask::Delete(Which::All), Told::Deleted { version: 2 })],
+            &old,
+        ),
+        ("nobody deleted version 2", &[], &deleted),
+        ("nobody wrote", &[], &three),
+        ("nobody wrote", &[(put(4), Told::Nothing)], &three),
+        ("nobody wrote", &[(put(3), Told::Refused(412))], &three),
+        ("version 2 was given twice", &[(put(2), stored(2))], &old),
+        ("version 3 was given twice", &[(put(3), stored(3)), (put(3), stored(3))], &three),
+        (
+            "not above those",
+            &[(put(4), stored(4)), (put(3), stored(3))],
+            &[(4, "id4", 20, false), three[0], old[0], old[1]],
+        ),
+        ("a wrong answer", &[(Ask::Get(None), Told::Refused(404))], &old),
+        ("a wrong answer", &[(Ask::Get(None), got(3))], &old),
+        (
+            "replaced the same",
+            &[(guarded(3), stored(3)), (guarded(4), stored(4))],
+            &[(4, "id4", 20, false), three[0], old[0], old[1]],
+        ),
+    ];
+    for (name, journal, rows) in bad {
+        let said = judged(journal, rows).expect_err(name);
+        assert!(said.contains(name), "{said} instead of {name}");
+    }
+}
+
+#[test]
+fn a_blob_of_these_tests_knows_itself() {
+    let blob = Blob { seed: 7, len: 1000 };
+    let content = blob.content();
+    assert_eq!(Blob::of(&content), Ok(blob));
+    assert_eq!(Blob::of(b""), Ok(Blob { seed: 0, len: 0 }));
+    assert!(Blob::of(&content[..999]).is_err(), "one that is cut off");
+    let mut mixed = content.clone();
+    mixed[500..].copy_from_slice(&Blob { seed: 8, len: 1000 }.content()[500..]);
+    assert!(Blob::of(&mixed).is_err(), "one made of two");
+}
