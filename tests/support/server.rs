@@ -20,7 +20,7 @@ use super::wait::poll;
 /// A server must say where it listens, and be ready, within this.
 const START_DEADLINE: Duration = Duration::from_secs(20);
 /// A server that was asked to stop must be gone within this.
-const STOP_DEADLINE: Duration = Duration::from_secs(30);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a server is to be started.
 #[derive(Debug, Clone)]
