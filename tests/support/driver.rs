@@ -30,7 +30,7 @@ type Checked<T = ()> = Result<T, String>;
 /// Where a tag or a date is wanted and there is no version to take one from.
 const NOBODY: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
 const LONG_AGO: u64 = 784_111_777;
-/// A blob of one chunk has a digest that costs nothing to tell.
+/// Up to this size the digest of a blob must be told; above it, and where it has several chunks, it may be.
 const DIGEST_AT_HAND: usize = 2 << 20;
 /// Pages of one list, at most: a list without an end is an error.
 const PAGES: usize = 500;
