@@ -106,16 +106,21 @@ impl Connection {
         send::wait_writable(&self.stream, SEND_STALL).await
     }
 
+    /// Reads the next head; meanwhile a stop may shut the connection.
     async fn read_head(&mut self, core: &Core) -> Begun {
+        let fd = self.stream.as_raw_fd();
+        core.waiting.borrow_mut().insert(fd);
+        let begun = if core.is_stopping() { Begun::Ended } else { self.receive_head().await };
+        core.waiting.borrow_mut().remove(&fd);
+        begun
+    }
+
+    async fn receive_head(&mut self) -> Begun {
         if self.inbox().is_empty() {
             if self.inbox.capacity() > INBOX_MIN {
                 self.inbox = Vec::new();
             }
-            let fd = self.stream.as_raw_fd();
-            core.idle.borrow_mut().insert(fd);
-            let received = if core.is_stopping() { Ok(Ok(0)) } else { timeout(IDLE_TIME, self.fill()).await };
-            core.idle.borrow_mut().remove(&fd);
-            if !matches!(received, Ok(Ok(1..))) {
+            if !matches!(timeout(IDLE_TIME, self.fill()).await, Ok(Ok(1..))) {
                 return Begun::Ended;
             }
         }

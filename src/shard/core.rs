@@ -30,8 +30,8 @@ pub struct Core {
     pub(super) answers: Answers,
     /// What uploads may hold in buffers.
     pub(super) uploads: Budget,
-    /// Connections that wait for their next request.
-    pub(super) idle: RefCell<HashSet<RawFd>>,
+    /// Connections that wait for a request, or for the rest of its head.
+    pub(super) waiting: RefCell<HashSet<RawFd>>,
     connections: Cell<usize>,
     requests: Cell<u64>,
     date: RefCell<(i64, Rc<str>)>,
@@ -44,7 +44,7 @@ impl Core {
             node,
             answers: Answers::new(),
             uploads: Budget::new(UPLOAD_BUFFERS),
-            idle: RefCell::default(),
+            waiting: RefCell::default(),
             connections: Cell::new(0),
             requests: Cell::new(0),
             date: RefCell::new((0, "".into())),
@@ -156,7 +156,7 @@ async fn serve(core: Rc<Core>, stream: TcpStream) {
 async fn finish(core: &Core) {
     let deadline = Instant::now() + STOP_TIME;
     while core.connections.get() > 0 {
-        core.idle.borrow().iter().for_each(|fd| listen::shut(*fd));
+        core.waiting.borrow().iter().for_each(|fd| listen::shut(*fd));
         if Instant::now() >= deadline {
             tracing::warn!(
                 core = core.number,

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::core::Core;
 use super::reply::{Failure, Handled, Reply, refuse};
 use crate::base::error::{Code, Error};
-use crate::limits::{PAGE_DEFAULT, PAGE_MAX, PATH_MAX};
+use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 use crate::meta::index::{Item, Listing, Page, Seek};
 use crate::wire::query::{Key, Query};
 
@@ -56,11 +56,8 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
         pages.push(core.node.indexes.list(disk, listing.clone()).await?);
     }
     let page = merge(pages, listing.limit);
-    let mut answer = ListAnswer {
-        objects: Vec::new(),
-        prefixes: Vec::new(),
-        next_cursor: page.next.map(|seek| URL_SAFE_NO_PAD.encode(seek.0)),
-    };
+    let mut answer =
+        ListAnswer { objects: Vec::new(), prefixes: Vec::new(), next_cursor: page.next.map(format_cursor) };
     for item in page.items {
         match item {
             Item::Prefix(prefix) => answer.prefixes.push(prefix),
@@ -77,10 +74,20 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
     Ok(Reply::json(200, &answer))
 }
 
+/// A cursor is a place and its checksum, so that rubbish is not taken for a place.
+fn format_cursor(seek: Seek) -> String {
+    let sum = crc32c::crc32c(&seek.0).to_be_bytes();
+    URL_SAFE_NO_PAD.encode([&seek.0[..], &sum].concat())
+}
+
 fn parse_cursor(text: &str) -> Result<Seek, Failure> {
-    let seek =
-        URL_SAFE_NO_PAD.decode(text).ok().filter(|seek| !seek.is_empty() && seek.len() <= PATH_MAX + 1);
-    seek.map(Seek).ok_or_else(|| Error::new(Code::BadRequest, "the cursor is not one of a listing").into())
+    let parse = || {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (seek, sum) = bytes.split_last_chunk::<4>()?;
+        let good = !seek.is_empty() && crc32c::crc32c(seek).to_be_bytes() == *sum;
+        good.then(|| Seek(seek.to_vec()))
+    };
+    parse().ok_or_else(|| Error::new(Code::BadRequest, "the cursor is not one of a listing").into())
 }
 
 /// Merges pages of several disks into one of at most `limit` items. What lies beyond the end of a page that goes on

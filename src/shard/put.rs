@@ -67,7 +67,7 @@ pub(super) async fn put(
     let mut upload = Upload { core, slot: request.slot, blob: BlobId::generate(), staged: None };
     core.node.live.insert(upload.blob);
     let result = upload.run(connection, body, head, &request).await;
-    upload.end(result.as_ref().err()).await;
+    upload.end(&result).await;
     let stored = result?;
     let record = stored.record;
     let answer = PutAnswer {
@@ -216,17 +216,22 @@ impl Upload<'_> {
         Error::new(Code::Internal, format!("slot {}: the blob cannot be written: {error}", self.slot)).into()
     }
 
-    /// Cleans up after a failed upload, but leaves alone what may have been committed.
-    async fn end(&self, failure: Option<&Failure>) {
+    /// Removes what the upload left, unless a row names it, or may name it.
+    async fn end(&self, result: &Result<Stored, Failure>) {
         let node = &self.core.node;
-        let in_doubt =
-            matches!(failure, Some(Failure::Refused(error, _)) if error.code == Code::OutcomeUnknown);
-        if failure.is_some() && !in_doubt {
-            if let Some(row) = self.staged
-                && let Err(error) = node.writers.abandon(self.slot, row).await
-            {
-                tracing::warn!(slot = %self.slot, %error, "staged rows stay until the next start");
-            }
+        let (failed, named) = match result {
+            Ok(stored) => (false, stored.created),
+            Err(Failure::Refused(error, _)) => (true, error.code == Code::OutcomeUnknown),
+            Err(Failure::Gone) => (true, false),
+        };
+        if let Some(row) = self.staged
+            && failed
+            && !named
+            && let Err(error) = node.writers.abandon(self.slot, row).await
+        {
+            tracing::warn!(slot = %self.slot, %error, "staged rows stay until the next start");
+        }
+        if !named {
             self.discard().await;
         }
         node.live.remove(self.blob);
