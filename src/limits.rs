@@ -69,7 +69,7 @@ pub const SEND_STALL: Duration = Duration::from_mins(5);
 /// Time a send may stand still before its buffers go back and the connection waits without them.
 pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// Time from SIGTERM until running requests are cut off.
-pub const STOP_TIME: Duration = Duration::from_secs(30);
+pub const STOP_TIME: Duration = Duration::from_secs(15);
 
 /// Connections that wait to be accepted, per core.
 pub const BACKLOG: i32 = 4096;
@@ -85,8 +85,8 @@ pub const READER_QUEUE: usize = 1024;
 pub const COMMIT_BATCH: usize = 256;
 /// Batches of changes waiting for one disk's listing index.
 pub const INDEX_QUEUE: usize = 1024;
-/// Databases open at once per core and kind (writer, reader); about 0.15 MiB each.
-pub const OPEN_DATABASES: usize = 256;
+/// Databases open at once per core and kind (writer, reader); up to 0.4 MiB each in use.
+pub const OPEN_DATABASES: usize = 512;
 /// Chunks of an upload whose checksums are held in memory before they are staged in the database.
 pub const STAGE_CHUNKS: usize = 16;
 /// Threads for blocking file steps (create, sync, rename, remove), per core.
@@ -136,11 +136,11 @@ pub const PAGE_DEFAULT: usize = 1000;
 /// Largest page.
 pub const PAGE_MAX: usize = 10_000;
 
-/// Free space of a disk below which writes are refused, so that deletes and commits still work.
+/// Free space of a disk below which writes are refused, so that deletes and commits still work; on a small disk 5%.
 pub const DISK_RESERVE: u64 = 64 << 20;
 /// How old a reading of the free space may be.
 pub const FREE_SPACE_AGE: Duration = Duration::from_millis(200);
-/// Ballast file of a disk, given up when a delete finds no space.
+/// Ballast file of a disk, given up when a delete finds no space; on a small disk 2%.
 pub const BALLAST: u64 = 16 << 20;
 
 const _: () = {

@@ -89,9 +89,12 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     drop(stop);
     join(threads);
     background.stop();
-    drop(node);
-    // The queues are closed now: the metadata threads finish what is in them and close their databases.
-    join(metadata);
+    // The metadata threads finish what waits for them; the indexes last, since the writers send them changes.
+    node.writers.close();
+    node.readers.close();
+    join(metadata.databases);
+    node.indexes.close();
+    join(metadata.indexes);
     outcome
 }
 
@@ -103,12 +106,14 @@ fn join(threads: Vec<JoinHandle<()>>) {
     }
 }
 
+/// The metadata threads.
+struct Metadata {
+    databases: Vec<JoinHandle<()>>,
+    indexes: Vec<JoinHandle<()>>,
+}
+
 /// Everything that the cores share, and the metadata threads behind it.
-fn compose(
-    config: &Config,
-    disks: Vec<Disk>,
-    cores: usize,
-) -> Result<(Arc<Node>, Vec<JoinHandle<()>>), String> {
+fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
     let durability = config.storage.durability;
@@ -119,10 +124,10 @@ fn compose(
     };
     rules.ballast.iter().for_each(crate::io::ballast::Ballast::refill);
     let describe = |error: io::Error| format!("cannot start the metadata threads: {error}");
-    let (indexes, mut threads) = Indexes::start(&roots)?;
+    let (indexes, indexing) = Indexes::start(&roots)?;
     let (readers, reading) = Readers::start(&slots, cores).map_err(describe)?;
     let (writers, writing) = Writers::start(&slots, &indexes, &rules, cores).map_err(describe)?;
-    threads.extend(reading.into_iter().chain(writing));
+    let databases = reading.into_iter().chain(writing).collect();
     let node = Node {
         run_id: Ulid::generate().to_string()[16..].to_lowercase(),
         slots,
@@ -137,7 +142,7 @@ fn compose(
         stopping: AtomicBool::new(false),
         disks,
     };
-    Ok((Arc::new(node), threads))
+    Ok((Arc::new(node), Metadata { databases, indexes: indexing }))
 }
 
 /// The slots and what is on disk of each.

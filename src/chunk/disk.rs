@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::layout;
 use crate::io::ballast::Ballast;
 use crate::io::steps;
-use crate::limits::{DIRECT_ALIGN, DISK_RESERVE, FREE_SPACE_AGE};
+use crate::limits::{BALLAST, DIRECT_ALIGN, DISK_RESERVE, FREE_SPACE_AGE};
 
 const IDENTITY: &str = "amberblob.json";
 const NEW_IDENTITY: &str = "amberblob.json.tmp";
@@ -41,6 +41,7 @@ pub struct Disk {
     /// Held for as long as the node runs.
     _lock: File,
     started: Instant,
+    total: u64,
     free: AtomicU64,
     free_read_at: AtomicU64,
 }
@@ -179,13 +180,14 @@ impl Disk {
         let describe = |error: io::Error| format!("{}: {error}", root.display());
         steps::create_dir_synced(&layout::slots_dir(&root)).map_err(describe)?;
         let direct = direct && probe_direct(&root).map_err(describe)?;
-        let free = steps::free_space(&root).map_err(describe)?;
+        let space = steps::space(&root).map_err(describe)?;
         Ok(Self {
             root,
             direct,
             _lock: lock,
             started: Instant::now(),
-            free: AtomicU64::new(free),
+            total: space.total,
+            free: AtomicU64::new(space.free),
             free_read_at: AtomicU64::new(0),
         })
     }
@@ -202,7 +204,7 @@ impl Disk {
 
     /// Its ballast.
     pub fn ballast(&self) -> Ballast {
-        Ballast::new(&self.root)
+        Ballast::new(&self.root, BALLAST.min(self.total / 50))
     }
 
     /// Whether a write of `len` bytes would leave the reserve untouched; asks the file system now and then.
@@ -211,11 +213,11 @@ impl Disk {
         let read_at = self.free_read_at.load(Ordering::Relaxed);
         if now >= read_at + FREE_SPACE_AGE.as_millis() as u64
             && self.free_read_at.compare_exchange(read_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-            && let Ok(free) = steps::free_space(&self.root)
+            && let Ok(space) = steps::space(&self.root)
         {
-            self.free.store(free, Ordering::Relaxed);
+            self.free.store(space.free, Ordering::Relaxed);
         }
-        self.free.load(Ordering::Relaxed) >= len.saturating_add(DISK_RESERVE)
+        self.free.load(Ordering::Relaxed) >= len.saturating_add(DISK_RESERVE.min(self.total / 20))
     }
 }
 

@@ -3,26 +3,26 @@
 use std::path::{Path, PathBuf};
 
 use super::steps;
-use crate::limits::BALLAST;
 
 /// The ballast of one disk.
 #[derive(Debug)]
 pub struct Ballast {
     file: PathBuf,
+    len: u64,
 }
 
 impl Ballast {
-    /// The ballast of the disk at `root`; [`Ballast::refill`] makes it.
-    pub fn new(root: &Path) -> Self {
-        Self { file: root.join("ballast") }
+    /// The ballast of the disk at `root`, `len` bytes; [`Ballast::refill`] makes it.
+    pub fn new(root: &Path, len: u64) -> Self {
+        Self { file: root.join("ballast"), len }
     }
 
     /// Takes its space, where the disk has it.
     pub fn refill(&self) {
-        if std::fs::metadata(&self.file).map_or(0, |meta| meta.len()) >= BALLAST {
+        if std::fs::metadata(&self.file).map_or(0, |meta| meta.len()) >= self.len {
             return;
         }
-        if let Err(error) = steps::allocate_whole(&self.file, BALLAST) {
+        if let Err(error) = steps::allocate_whole(&self.file, self.len) {
             tracing::warn!(file = %self.file.display(), %error, "no space for the ballast");
             // Half a ballast would count as a whole one.
             self.give_up();

@@ -51,7 +51,7 @@ pub struct Indexes {
 }
 
 impl Indexes {
-    /// Opens the index of each disk and starts its thread, which ends when all handles are gone.
+    /// Opens the index of each disk and starts its thread.
     ///
     /// # Errors
     /// One line: which index, and why it cannot be opened.
@@ -74,6 +74,11 @@ impl Indexes {
         let started: std::result::Result<Vec<_>, String> = disks.iter().map(start).collect();
         let (disks, threads): (Vec<_>, Vec<_>) = started?.into_iter().unzip();
         Ok((Self { disks: Arc::new(disks) }, threads))
+    }
+
+    /// Takes nothing more; the threads finish what waits and end.
+    pub fn close(&self) {
+        self.disks.iter().for_each(|index| drop(index.tasks.close()));
     }
 
     /// Number of disks.

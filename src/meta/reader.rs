@@ -57,7 +57,7 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// Starts a reader thread for each of `cores` cores; they end when all handles are gone.
+    /// Starts a reader thread for each of `cores` cores.
     ///
     /// # Errors
     /// When a thread cannot be started.
@@ -71,6 +71,11 @@ impl Readers {
         let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
         let (queues, threads) = started?.into_iter().unzip();
         Ok((Self { slots: Arc::clone(slots), queues }, threads))
+    }
+
+    /// Takes nothing more; the threads finish what waits and end.
+    pub fn close(&self) {
+        self.queues.iter().for_each(|queue| drop(queue.close()));
     }
 
     async fn ask<T>(&self, slot: Slot, question: impl FnOnce(Reply<T>) -> Question) -> Result<T> {

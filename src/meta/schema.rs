@@ -7,6 +7,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::types::Row;
@@ -17,8 +18,10 @@ pub(super) const FILE: &str = "meta.sqlite3";
 /// "AmBr" in the file's header: this is a slot of AmberBlob.
 const APPLICATION_ID: i32 = 0x416d_4272;
 const VERSION: i32 = 1;
+/// Pages of log at which it is written back: the most that an opening has to read.
+const CHECKPOINT_PAGES: i32 = 100;
 /// KiB of page cache per connection.
-const CACHE_KIB: i32 = 256;
+const CACHE_KIB: i32 = 64;
 
 const TABLES: &str = "
 CREATE TABLE blobs (
@@ -145,7 +148,10 @@ fn prepare_writer(db: &Connection, durability: Durability) -> rusqlite::Result<(
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.pragma_update(None, "synchronous", if durability == Durability::Full { "FULL" } else { "NORMAL" })?;
     db.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    db.pragma_update(None, "journal_size_limit", 4 << 20)?;
+    db.pragma_update(None, "journal_size_limit", 1 << 20)?;
+    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // Closing a database to make room for another must not cost syncs; its log is read at the next opening.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
 }

@@ -70,8 +70,7 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases, and ends
-    /// when all handles are gone.
+    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases.
     ///
     /// # Errors
     /// When a thread cannot be started.
@@ -98,6 +97,11 @@ impl Writers {
         let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
         let (queues, threads) = started?.into_iter().unzip();
         Ok((Self { slots: Arc::clone(slots), queues }, threads))
+    }
+
+    /// Takes nothing more; the threads finish what waits and end.
+    pub fn close(&self) {
+        self.queues.iter().for_each(|queue| drop(queue.close()));
     }
 
     async fn send(&self, slot: Slot, op: Op) -> Result<()> {
