@@ -26,7 +26,7 @@ use audit::{Depth, audit};
 use ledger::{Ask, Blob, Entry, Ledger, Row, Told, Which};
 use support::{
     CHUNK, Connection, Random, Request, Response, SMALL_CHUNK, Server, encode_path, object, plain_files,
-    wait_until,
+    poll, process, wait_until,
 };
 
 const PATHS: usize = 50;
@@ -37,6 +37,8 @@ const LIVE_BYTES: usize = 96 << 20;
 const ROUNDS_OF_SPACE: u64 = 25;
 /// The space of deleted versions and of broken uploads comes back within this.
 const SWEEP_DEADLINE: Duration = Duration::from_secs(60);
+/// One in so many kills comes in the middle of a stop in good order.
+const STOPS: u64 = 6;
 /// Versions read back in each round beside those that it touched.
 const SAMPLE: usize = 20;
 
@@ -169,8 +171,14 @@ impl Client<'_> {
             }
         }
         let answer = self.exchange(method, request, body.as_deref())?;
+        if answer.status == 503 && self.round.killing.load(Ordering::SeqCst) {
+            // A server that stops need not say more; it may have done it all the same.
+            return Ok(Told::Nothing);
+        }
         Ok(understand(ask, &answer).unwrap_or_else(|wrong| {
-            let _ = self.round.failures.send(format!("{ask:?} of {path}: {wrong}: {answer:?}"));
+            let shown = answer.text().chars().take(300).collect::<String>();
+            let shown = format!("{ask:?} of {path}: {wrong}: {:?} {shown:?}", answer.headers);
+            let _ = self.round.failures.send(shown);
             Told::Refused(answer.status)
         }))
     }
@@ -276,6 +284,10 @@ fn load(
         // The random moment; a failure ends the round at once.
         let failure = failed.recv_timeout(time).ok();
         round.killing.store(true, Ordering::SeqCst);
+        if random.below(STOPS) == 0 {
+            process::signal(server.pid(), libc::SIGTERM);
+            poll(Duration::from_millis(random.below(30)), || server.has_ended().then_some(()));
+        }
         server.kill9();
         let journals =
             clients.into_iter().flat_map(|client| client.join().expect("a client")).collect::<Vec<_>>();
@@ -431,6 +443,15 @@ fn trim(server: &Server, ledger: &mut Ledger) -> Result<(), String> {
     Ok(())
 }
 
+/// Bytes in chunk files and whatever else lies beside the databases.
+fn weight(server: &Server) -> u64 {
+    server.disks().iter().flat_map(|disk| plain_files(&disk.join("slots")).into_values()).sum()
+}
+
+fn audit_all(server: &Server, depth: Depth) -> Vec<String> {
+    server.disks().iter().flat_map(|disk| audit(disk, depth)).collect()
+}
+
 #[test]
 fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done() {
     let rounds = from_env("AMBERBLOB_KILL_ROUNDS", 100);
@@ -438,7 +459,7 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
     println!("{rounds} rounds, AMBERBLOB_KILL_SEED={seed}");
     let started = Instant::now();
     let mut random = Random::new(seed);
-    let mut server = Server::builder().config("[storage]\ntombstone_grace = \"1s\"\n").start();
+    let mut server = Server::builder().disks(2).config("[storage]\ntombstone_grace = \"1s\"\n").start();
     let mut ledger = Ledger::default();
     let hints: Vec<Mutex<(u64, Option<String>)>> = (0..PATHS).map(|_| Mutex::default()).collect();
     let seeds = AtomicU64::new(1);
@@ -459,7 +480,7 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
             wait_until(
                 SWEEP_DEADLINE,
                 "the space of deleted versions and broken uploads to come back",
-                || plain_files(&server.data().join("slots")).values().sum::<u64>() <= bound,
+                || weight(&server) <= bound,
             );
         }
     }
@@ -467,7 +488,7 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
     assert!(told > asked / 3 && in_flight as u64 >= rounds / 2, "the load was not what this test is about");
     let mut last = Vec::new();
     wait_until(SWEEP_DEADLINE, "the orphans to be swept", || {
-        let found = audit(server.data(), Depth::Names);
+        let found = audit_all(&server, Depth::Names);
         if found != last {
             last = found;
             println!("{} findings, such as {:?}", last.len(), last.first());
@@ -480,7 +501,7 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
     }
     drop(link);
     assert!(server.terminate().success());
-    assert_eq!(audit(server.data(), Depth::Bytes), [""; 0]);
+    assert_eq!(audit_all(&server, Depth::Bytes), [""; 0]);
 }
 
 /// A journal whose rules are easy to see through, for the tests of the judge.
