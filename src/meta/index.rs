@@ -78,7 +78,9 @@ impl Indexes {
 
     /// Takes nothing more; the threads finish what waits and end.
     pub fn close(&self) {
-        self.disks.iter().for_each(|index| drop(index.tasks.close()));
+        for index in self.disks.iter() {
+            index.tasks.close();
+        }
     }
 
     /// Number of disks.

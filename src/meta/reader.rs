@@ -75,7 +75,9 @@ impl Readers {
 
     /// Takes nothing more; the threads finish what waits and end.
     pub fn close(&self) {
-        self.queues.iter().for_each(|queue| drop(queue.close()));
+        for queue in &self.queues {
+            queue.close();
+        }
     }
 
     async fn ask<T>(&self, slot: Slot, question: impl FnOnce(Reply<T>) -> Question) -> Result<T> {

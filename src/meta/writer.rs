@@ -101,7 +101,9 @@ impl Writers {
 
     /// Takes nothing more; the threads finish what waits and end.
     pub fn close(&self) {
-        self.queues.iter().for_each(|queue| drop(queue.close()));
+        for queue in &self.queues {
+            queue.close();
+        }
     }
 
     async fn send(&self, slot: Slot, op: Op) -> Result<()> {

@@ -56,8 +56,11 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
         pages.push(core.node.indexes.list(disk, listing.clone()).await?);
     }
     let page = merge(pages, listing.limit);
-    let mut answer =
-        ListAnswer { objects: Vec::new(), prefixes: Vec::new(), next_cursor: page.next.map(format_cursor) };
+    let mut answer = ListAnswer {
+        objects: Vec::new(),
+        prefixes: Vec::new(),
+        next_cursor: page.next.as_ref().map(format_cursor),
+    };
     for item in page.items {
         match item {
             Item::Prefix(prefix) => answer.prefixes.push(prefix),
@@ -75,7 +78,7 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
 }
 
 /// A cursor is a place and its checksum, so that rubbish is not taken for a place.
-fn format_cursor(seek: Seek) -> String {
+fn format_cursor(seek: &Seek) -> String {
     let sum = crc32c::crc32c(&seek.0).to_be_bytes();
     URL_SAFE_NO_PAD.encode([&seek.0[..], &sum].concat())
 }

@@ -1,0 +1,40 @@
+//! What is ours in user space: head parsing, range planning, hashing and checksums, slots, cache hits.
+
+use std::hint::black_box;
+
+use amberblob::base::checksum::{GranuleSums, first_mismatch};
+use amberblob::base::path::BlobPath;
+use amberblob::base::slot::Slot;
+use amberblob::wire::head;
+use amberblob::wire::range;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use sha2::{Digest, Sha256};
+
+const HEAD: &[u8] =
+    b"GET /objects/some/path/to/a%20blob?version=3 HTTP/1.1\r\nHost: storage-1.example:8080\r\n\
+User-Agent: bench/1.0\r\nAccept: */*\r\nRange: bytes=33554432-67108863\r\n\r\n";
+
+fn wire(c: &mut Criterion) {
+    c.bench_function("parse a request head", |b| b.iter(|| head::parse(black_box(HEAD))));
+    c.bench_function("select one range", |b| {
+        b.iter(|| range::select(black_box("bytes=33554432-67108863"), 1 << 40));
+    });
+    c.bench_function("path to slot", |b| {
+        b.iter(|| BlobPath::from_encoded(black_box("some/path/to/a%20blob")).map(|path| Slot::of(&path)));
+    });
+}
+
+fn bytes(c: &mut Criterion) {
+    let data = vec![7u8; 1 << 20];
+    let mut sums = GranuleSums::default();
+    sums.update(&data);
+    let sums = sums.take();
+    let mut group = c.benchmark_group("1 MiB");
+    group.throughput(Throughput::Bytes(data.len() as u64));
+    group.bench_function("SHA-256", |b| b.iter(|| Sha256::digest(black_box(&data))));
+    group.bench_function("CRC32C of every granule", |b| b.iter(|| first_mismatch(black_box(&data), &sums)));
+    group.finish();
+}
+
+criterion_group!(benches, wire, bytes);
+criterion_main!(benches);
