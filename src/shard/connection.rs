@@ -15,12 +15,14 @@ use super::core::Core;
 use super::reply::{Failure, Handled, Reply, ReplyBody};
 use super::route;
 use crate::base::error::{Code, Error};
+use crate::base::path::BlobPath;
+use crate::base::slot::Slot;
 use crate::io::send;
 use crate::limits::{
     BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, ONE_SEND_MAX,
     REQUEST_LINE_MAX, SEND_PATIENCE, SEND_STALL, SKIP_BODY_MAX,
 };
-use crate::wire::head::{self, Head, Method, Parsed};
+use crate::wire::head::{self, Head, Method, Parsed, Target};
 use crate::wire::response::{ResponseHead, error_body};
 
 const INBOX_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + INBOX_MIN;
@@ -316,7 +318,16 @@ async fn respond(
 fn log(core: &Core, request: &str, head: &Head, status: u16, took: Duration) {
     let method = method_name(head.method);
     core.count(method, status);
-    tracing::debug!(%request, core = core.number, method, target = ?head.target, status, ?took, "request");
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let path = match &head.target {
+        Target::Origin { path, .. } => path.as_str(),
+        Target::Asterisk => "*",
+    };
+    let blob = path.strip_prefix("/objects/").and_then(|encoded| BlobPath::from_encoded(encoded).ok());
+    let slot = blob.map(|path| Slot::of(&path).index());
+    tracing::debug!(%request, core = core.number, method, path, slot, status, ?took, "request");
 }
 
 fn method_name(method: Method) -> &'static str {
