@@ -14,289 +14,31 @@
 mod audit;
 #[path = "support/ledger.rs"]
 mod ledger;
+#[path = "support/load.rs"]
+mod load;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, mpsc};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use audit::{Depth, audit};
 use ledger::{Ask, Blob, Entry, Ledger, Row, Told, Which};
-use support::{
-    CHUNK, Connection, Random, Request, Response, SMALL_CHUNK, Server, encode_path, object, plain_files,
-    poll, process, wait_until,
-};
+use load::{Hint, PATHS, path_of, understand};
+use support::{Connection, Random, Request, Server, encode_path, object, plain_files, wait_until};
 
-const PATHS: usize = 50;
-const CLIENTS: u64 = 6;
 /// What the live versions may weigh when a round begins; the largest go first.
 const LIVE_BYTES: usize = 96 << 20;
 /// Rounds between two waits for the space of deleted versions.
 const ROUNDS_OF_SPACE: u64 = 25;
 /// The space of deleted versions and of broken uploads comes back within this.
 const SWEEP_DEADLINE: Duration = Duration::from_secs(60);
-/// One in so many kills comes in the middle of a stop in good order.
-const STOPS: u64 = 6;
 /// Versions read back in each round beside those that it touched.
 const SAMPLE: usize = 20;
 
-fn path_of(index: usize) -> String {
-    format!("kill/{:02}/p{index}", index % 7)
-}
-
 fn from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-/// What all clients of a round share.
-struct Round<'a> {
-    public: SocketAddr,
-    /// The order of what is asked and answered.
-    clock: AtomicU64,
-    /// Set before the server is killed: from then on it may go away.
-    killing: AtomicBool,
-    /// Per path, the highest version and the newest blob_id that anybody was told of.
-    hints: &'a [Mutex<(u64, Option<String>)>],
-    /// Gives every blob of the whole run a seed of its own.
-    seeds: &'a AtomicU64,
-    failures: mpsc::Sender<String>,
-}
-
-struct Client<'a> {
-    round: &'a Round<'a>,
-    random: Random,
-    link: Option<Connection>,
-    journal: Vec<Entry>,
-    /// The last PUT under a number of its own, to be tried again.
-    explicit: Option<(usize, u64, Blob)>,
-    /// Whether this client writes a blob of two chunks in this round.
-    large: bool,
-}
-
-impl Client<'_> {
-    fn run(mut self) -> Vec<Entry> {
-        while !self.round.killing.load(Ordering::SeqCst) {
-            let index = self.random.below(PATHS as u64) as usize;
-            let ask = self.choose(index);
-            let asked = self.tick();
-            let path = path_of(index);
-            let told = match self.perform(&path, &ask) {
-                Ok(told) => told,
-                Err(error) => {
-                    if !self.round.killing.load(Ordering::SeqCst) {
-                        let _ = self
-                            .round
-                            .failures
-                            .send(format!("{ask:?} of {path} while the server ran: {error}"));
-                    }
-                    Told::Nothing
-                }
-            };
-            let answered = if told == Told::Nothing { u64::MAX } else { self.tick() };
-            self.remember(index, &ask, &told);
-            self.journal.push(Entry { path, ask, asked, told, answered });
-        }
-        self.journal
-    }
-
-    fn tick(&self) -> u64 {
-        self.round.clock.fetch_add(1, Ordering::SeqCst)
-    }
-
-    fn choose(&mut self, index: usize) -> Ask {
-        let (highest, newest) = self.round.hints[index].lock().unwrap().clone();
-        let put = |blob| Ask::Put { version: None, tag: None, if_absent: false, blob };
-        match self.random.below(100) {
-            0..45 => put(self.blob()),
-            45..54 => {
-                let version = match self.random.below(2) {
-                    0 => highest + 1 + self.random.below(3),
-                    _ => 1 + self.random.below(highest + 1),
-                };
-                Ask::Put { version: Some(version), tag: None, if_absent: false, blob: self.blob() }
-            }
-            54..62 => Ask::Put { version: None, tag: newest, if_absent: false, blob: self.blob() },
-            62..66 => Ask::Put { version: None, tag: None, if_absent: true, blob: self.blob() },
-            66..78 => Ask::Delete(Which::Newest),
-            78..84 => Ask::Delete(Which::Version(1 + self.random.below(highest + 1))),
-            84..86 => Ask::Delete(Which::All),
-            86..93 => Ask::Get(None),
-            _ => Ask::Get(Some(1 + self.random.below(highest + 1))),
-        }
-    }
-
-    fn blob(&mut self) -> Blob {
-        let len = if std::mem::take(&mut self.large) {
-            CHUNK + (2 << 20)
-        } else {
-            let random = &mut self.random;
-            let sizes =
-                [(4, 0, 0), (40, 16, 2000), (16, 2000, SMALL_CHUNK), (4, SMALL_CHUNK, SMALL_CHUNK + 1)];
-            let larger = [(34, SMALL_CHUNK + 1, 300_000), (2, 300_000, 3 << 20)];
-            let mut pick = random.below(100);
-            let mut of = sizes.into_iter().chain(larger);
-            loop {
-                let (share, from, to) = of.next().expect("the shares make up 100");
-                if pick < share {
-                    break from + random.below((to - from + 1) as u64) as usize;
-                }
-                pick -= share;
-            }
-        };
-        Blob { seed: self.round.seeds.fetch_add(1, Ordering::SeqCst), len }
-    }
-
-    fn perform(&mut self, path: &str, ask: &Ask) -> std::io::Result<Told> {
-        let target = match ask {
-            Ask::Put { version: Some(version), .. }
-            | Ask::Delete(Which::Version(version))
-            | Ask::Get(Some(version)) => format!("{}?version={version}", object(path)),
-            Ask::Delete(Which::All) => format!("{}?versions", object(path)),
-            _ => object(path),
-        };
-        let (method, body) = match ask {
-            Ask::Put { blob, .. } => ("PUT", Some(blob.content())),
-            Ask::Delete(_) => ("DELETE", None),
-            Ask::Get(_) => ("GET", None),
-        };
-        let mut request = Request::new(method, &target);
-        if let Ask::Put { tag, if_absent, .. } = ask {
-            if let Some(tag) = tag {
-                request = request.header("If-Match", format!("\"{tag}\""));
-            }
-            if *if_absent {
-                request = request.header("If-None-Match", "*");
-            }
-        }
-        let answer = self.exchange(method, request, body.as_deref())?;
-        if answer.status == 503 && self.round.killing.load(Ordering::SeqCst) {
-            // A server that stops need not say more; it may have done it all the same.
-            return Ok(Told::Nothing);
-        }
-        Ok(understand(ask, &answer).unwrap_or_else(|wrong| {
-            let shown = answer.text().chars().take(300).collect::<String>();
-            let shown = format!("{ask:?} of {path}: {wrong}: {:?} {shown:?}", answer.headers);
-            let _ = self.round.failures.send(shown);
-            Told::Refused(answer.status)
-        }))
-    }
-
-    fn exchange(&mut self, method: &str, request: Request, body: Option<&[u8]>) -> std::io::Result<Response> {
-        let mut link = match self.link.take() {
-            Some(link) => link,
-            None => Connection::try_open(self.round.public)?,
-        };
-        let head = match body {
-            Some(body) => request.header("Content-Length", body.len().to_string()).encode_head(),
-            None => request.encode_head(),
-        };
-        // An early refusal is read although sending failed.
-        let sent = link.send_raw(&head).and_then(|()| link.send_raw(body.unwrap_or_default()));
-        let answer = link.read_response(method)?;
-        if sent.is_ok() && !answer.says_close() {
-            self.link = Some(link);
-        }
-        Ok(answer)
-    }
-
-    /// Keeps what later requests refer to, and now and then asks the same again.
-    fn remember(&mut self, index: usize, ask: &Ask, told: &Told) {
-        if let (Told::Stored { version, blob_id, .. }, Ask::Put { version: asked, blob, .. }) = (told, ask) {
-            let mut hint = self.round.hints[index].lock().unwrap();
-            if *version >= hint.0 {
-                *hint = (*version, Some(blob_id.clone()));
-            }
-            drop(hint);
-            if asked.is_some() {
-                self.explicit = Some((index, *version, *blob));
-            }
-        }
-        if self.random.below(8) != 0 || self.round.killing.load(Ordering::SeqCst) {
-            return;
-        }
-        let Some((index, version, blob)) = self.explicit.take() else { return };
-        let (path, asked) = (path_of(index), self.tick());
-        let ask = Ask::Put { version: Some(version), tag: None, if_absent: false, blob };
-        let told = self.perform(&path, &ask).unwrap_or(Told::Nothing);
-        let answered = if told == Told::Nothing { u64::MAX } else { self.tick() };
-        self.journal.push(Entry { path, ask, asked, told, answered });
-    }
-}
-
-/// What an answer says; or what is wrong with it by itself.
-fn understand(ask: &Ask, answer: &Response) -> Result<Told, String> {
-    let told = match (ask, answer.status) {
-        (Ask::Put { .. }, 200 | 201) => Told::Stored {
-            version: answer.json_u64("version"),
-            blob_id: answer.json_str("blob_id"),
-            created: answer.status == 201,
-        },
-        (Ask::Delete(_), 200) => Told::Deleted { version: answer.json_u64("version") },
-        (Ask::Get(_), 200) => Told::Read {
-            version: answer
-                .header("x-amber-version")
-                .and_then(|version| version.parse().ok())
-                .ok_or("no version")?,
-            blob_id: answer.header("etag").ok_or("no ETag")?.trim_matches('"').to_owned(),
-            blob: Blob::of(&answer.body)?,
-        },
-        (Ask::Put { .. }, 409 | 412) | (Ask::Delete(_) | Ask::Get(_), 404) => Told::Refused(answer.status),
-        (_, status) => return Err(format!("status {status}")),
-    };
-    Ok(told)
-}
-
-/// One round of load that ends with a kill; all journals in one.
-fn load(
-    server: &mut Server,
-    random: &mut Random,
-    hints: &[Mutex<(u64, Option<String>)>],
-    seeds: &AtomicU64,
-) -> Vec<Entry> {
-    let (failures, failed) = mpsc::channel();
-    let round = Round {
-        public: server.public(),
-        clock: AtomicU64::new(1),
-        killing: AtomicBool::new(false),
-        hints,
-        seeds,
-        failures,
-    };
-    let time = Duration::from_millis(20 + random.below(281));
-    let large = random.below(2 * CLIENTS);
-    let journal = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|client| {
-                let random = Random::new(random.next_u64());
-                let client = Client {
-                    round: &round,
-                    random,
-                    link: None,
-                    journal: Vec::new(),
-                    explicit: None,
-                    large: client == large,
-                };
-                scope.spawn(move || client.run())
-            })
-            .collect();
-        // The random moment; a failure ends the round at once.
-        let failure = failed.recv_timeout(time).ok();
-        round.killing.store(true, Ordering::SeqCst);
-        if random.below(STOPS) == 0 {
-            process::signal(server.pid(), libc::SIGTERM);
-            poll(Duration::from_millis(random.below(30)), || server.has_ended().then_some(()));
-        }
-        server.kill9();
-        let journals =
-            clients.into_iter().flat_map(|client| client.join().expect("a client")).collect::<Vec<_>>();
-        if let Some(failure) = failure.or_else(|| failed.try_recv().ok()) {
-            panic!("{failure}");
-        }
-        journals
-    });
-    journal
 }
 
 /// All versions of a path, by pages.
@@ -340,7 +82,7 @@ fn read(link: &mut Connection, path: &str, version: u64) -> Result<(String, Blob
     }
 }
 
-/// Holds what the server shows against the ledger and the journals of a round; returns the paths that it touched.
+/// Holds what the server shows against the ledger and the journals of a round.
 fn verify(
     server: &Server,
     ledger: &mut Ledger,
@@ -461,11 +203,11 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
     let mut random = Random::new(seed);
     let mut server = Server::builder().disks(2).config("[storage]\ntombstone_grace = \"1s\"\n").start();
     let mut ledger = Ledger::default();
-    let hints: Vec<Mutex<(u64, Option<String>)>> = (0..PATHS).map(|_| Mutex::default()).collect();
+    let hints: Vec<Hint> = (0..PATHS).map(|_| Mutex::default()).collect();
     let seeds = AtomicU64::new(1);
     let (mut asked, mut told, mut in_flight) = (0, 0, 0);
     for round in 1..=rounds {
-        let journal = load(&mut server, &mut random, &hints, &seeds);
+        let journal = load::load(&mut server, &mut random, &hints, &seeds);
         server.start_again();
         asked += journal.len();
         told +=
@@ -539,6 +281,9 @@ fn judged(journal: &[(Ask, Told)], rows: &[(u64, &str, u64, bool)]) -> Result<()
     ledger.settle("p", &entries(journal), &rows_of(rows), &mut read)
 }
 
+/// What is said of a round, the round, and what is there after it.
+type Case<'a> = (&'a str, &'a [(Ask, Told)], &'a [(u64, &'a str, u64, bool)]);
+
 #[test]
 fn the_judge_sees_every_way_to_break_a_promise() {
     let put = |seed| Ask::Put { version: None, tag: None, if_absent: false, blob: Blob { seed, len: 20 } };
@@ -557,7 +302,7 @@ fn the_judge_sees_every_way_to_break_a_promise() {
     let old = [(2, "id2", 20, false), (1, "id1", 20, true)];
     let three = [(3, "id3", 20, false), old[0], old[1]];
     let deleted = [(2, "id2", 20, true), old[1]];
-    let good: [(&str, &[(Ask, Told)], &[(u64, &str, u64, bool)]); 8] = [
+    let good: [Case<'_>; 8] = [
         ("nothing happened", &[], &old),
         ("a write", &[(put(3), stored(3))], &three),
         ("a write in flight that came to nothing", &[(put(3), Told::Nothing)], &old),
@@ -570,7 +315,7 @@ fn the_judge_sees_every_way_to_break_a_promise() {
     for (name, journal, rows) in good {
         assert_eq!(judged(journal, rows), Ok(()), "{name}");
     }
-    let bad: [(&str, &[(Ask, Told)], &[(u64, &str, u64, bool)]); 17] = [
+    let bad: [Case<'_>; 17] = [
         ("version 2 was acknowledged and is lost", &[], &old[1..]),
         ("version 3 was acknowledged and is lost", &[(put(3), stored(3))], &old),
         ("version 2 was id2", &[], &[(2, "other", 20, false), old[1]]),

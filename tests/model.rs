@@ -9,6 +9,10 @@
     reason = "a failure here is a failed test"
 )]
 
+#[path = "support/answers.rs"]
+mod answers;
+#[path = "support/asked.rs"]
+mod asked;
 #[path = "support/blobs.rs"]
 mod blobs;
 #[path = "support/driver.rs"]

@@ -344,8 +344,7 @@ impl Round<'_> {
         match which {
             Which::Version(version) => !live(version) || other_deletes(Some(version)),
             Which::Newest => {
-                !self.before.last_key_value().is_some_and(|(_, newest)| !newest.deleted)
-                    || other_deletes(None)
+                self.before.last_key_value().is_none_or(|(_, newest)| newest.deleted) || other_deletes(None)
             }
             Which::All => !self.before.values().any(|known| !known.deleted) || other_deletes(None),
         }
