@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 
 use audit::{Depth, audit};
 use ledger::{Ask, Blob, Entry, Ledger, Row, Told, Which};
-use load::{Hint, PATHS, path_of, understand};
-use support::{Connection, Random, Request, Server, encode_path, object, plain_files, wait_until};
+use load::{FRESH_PATHS, Hint, PATHS, path_of, understand};
+use support::{Connection, Random, Request, Server, encode_path, object, plain_files, slot_dir, wait_until};
 
 /// What the live versions may weigh when a round begins; the largest go first.
 const LIVE_BYTES: usize = 96 << 20;
@@ -90,25 +90,25 @@ fn verify(
     random: &mut Random,
 ) -> Result<(), String> {
     let mut by_path: BTreeMap<String, Vec<Entry>> =
-        (0..PATHS).map(|index| (path_of(index), Vec::new())).collect();
+        (0..PATHS).map(|index| (path_of(0, index), Vec::new())).collect();
     for entry in journal {
-        by_path.get_mut(&entry.path).expect("a path of ours").push(entry.clone());
+        by_path.entry(entry.path.clone()).or_default().push(entry.clone());
     }
     let mut link = server.connect();
-    let mut newest = BTreeMap::new();
     for (path, journal) in &by_path {
         let rows = rows(&mut link, path);
-        newest.extend(rows.first().map(|row| (path.clone(), row.clone())));
         ledger.settle(path, journal, &rows, &mut |path, version| read(&mut link, path, version))?;
     }
-    verify_listing(server, &newest)?;
+    verify_listing(server, ledger)?;
     let touched: BTreeSet<&str> =
         by_path.iter().filter(|(_, journal)| !journal.is_empty()).map(|(path, _)| path.as_str()).collect();
     let told: BTreeSet<(&str, u64)> =
         journal.iter().filter_map(|entry| Some((entry.path.as_str(), number(entry)?))).collect();
     let live: Vec<_> = ledger.live().collect();
     let (first, others): (Vec<_>, Vec<_>) = live.into_iter().partition(|(path, version, _)| {
-        told.contains(&(path, *version)) || (touched.contains(path) && newest[*path].version == *version)
+        told.contains(&(path, *version))
+            || (touched.contains(path)
+                && ledger.newest(path).is_some_and(|newest| newest.version == *version))
     });
     let sample = (0..SAMPLE.min(others.len())).map(|_| others[random.below(others.len() as u64) as usize]);
     for (path, version, known) in first.into_iter().chain(sample) {
@@ -145,26 +145,33 @@ fn verify_content(
 }
 
 /// The listing shows the newest version of each path, whatever the crash did to its index.
-fn verify_listing(server: &Server, newest: &BTreeMap<String, Row>) -> Result<(), String> {
-    let json = server.list("limit=10000&include_tombstoned=true").expect_status(200).json();
-    let listed: BTreeMap<String, Row> = json["objects"]
-        .as_array()
-        .expect("a list of objects")
-        .iter()
-        .map(|row| {
+fn verify_listing(server: &Server, ledger: &Ledger) -> Result<(), String> {
+    let mut listed = BTreeMap::new();
+    let mut cursor = String::new();
+    loop {
+        let page =
+            server.list(&format!("limit=1000&include_tombstoned=true{cursor}")).expect_status(200).json();
+        for row in page["objects"].as_array().expect("a list of objects") {
             let text = |key: &str| row[key].as_str().expect(key).to_owned();
             let number = |key: &str| row[key].as_u64().expect(key);
             let tombstoned = row["tombstoned_at"].is_string();
-            let listed = Row {
-                version: number("version"),
-                blob_id: text("blob_id"),
-                size: number("size"),
-                tombstoned,
-            };
-            (text("path"), listed)
-        })
-        .collect();
-    if listed == *newest { Ok(()) } else { Err(format!("listed {listed:#?}\ninstead of {newest:#?}")) }
+            let (version, size) = (number("version"), number("size"));
+            let twice =
+                listed.insert(text("path"), Row { version, blob_id: text("blob_id"), size, tombstoned });
+            assert!(twice.is_none(), "listed twice: {row}");
+        }
+        match page["next_cursor"].as_str() {
+            Some(next) => cursor = format!("&cursor={}", encode_path(next)),
+            None => break,
+        }
+    }
+    for path in ledger.paths().chain(listed.keys().map(String::as_str)) {
+        let (told, known) = (listed.get(path), ledger.newest(path));
+        if told != known.as_ref() {
+            return Err(format!("the listing has {told:?} for {path} instead of {known:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// Deletes the largest versions until the rest is small enough; the ledger learns of it as of a round.
@@ -203,11 +210,11 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
     let mut random = Random::new(seed);
     let mut server = Server::builder().disks(2).config("[storage]\ntombstone_grace = \"1s\"\n").start();
     let mut ledger = Ledger::default();
-    let hints: Vec<Hint> = (0..PATHS).map(|_| Mutex::default()).collect();
+    let mut hints: Vec<Hint> = (0..PATHS + FRESH_PATHS).map(|_| Mutex::default()).collect();
     let seeds = AtomicU64::new(1);
     let (mut asked, mut told, mut in_flight) = (0, 0, 0);
     for round in 1..=rounds {
-        let journal = load::load(&mut server, &mut random, &hints, &seeds);
+        let journal = load::load(&mut server, &mut random, round, &seeds, &mut hints);
         server.start_again();
         asked += journal.len();
         told +=
@@ -243,6 +250,41 @@ fn kills_at_random_moments_lose_nothing_acknowledged_and_leave_nothing_half_done
     }
     drop(link);
     assert!(server.terminate().success());
+    assert_eq!(audit_all(&server, Depth::Bytes), [""; 0]);
+}
+
+#[test]
+fn a_kill_in_the_birth_of_a_slot_resolves_by_itself() {
+    let mut server = Server::start();
+    let path = |number: usize| format!("birth/{number}");
+    server.put(&path(0), b"before").expect_status(201);
+    assert!(server.terminate().success());
+    // What a kill may leave between the making of a slot's directory and its first commit.
+    for number in 1..=4 {
+        let slot = slot_dir(server.data(), &path(number));
+        assert!(!slot.exists(), "each has a slot of its own");
+        std::fs::create_dir(&slot).unwrap();
+        let database = slot.join("meta.sqlite3");
+        match number {
+            1 => {}
+            2 => std::fs::write(&database, b"").unwrap(),
+            3 => {
+                let empty = rusqlite::Connection::open(&database).unwrap();
+                empty.pragma_update(None, "journal_mode", "WAL").unwrap();
+            }
+            _ => {
+                std::fs::write(&database, b"").unwrap();
+                std::fs::write(slot.join("meta.sqlite3-wal"), b"").unwrap();
+            }
+        }
+    }
+    server.start_again();
+    for number in 0..=4 {
+        let expected = if number == 0 { 2 } else { 1 };
+        let put = server.put(&path(number), b"after").expect_status(201);
+        assert_eq!(put.json_u64("version"), expected, "kind {number}");
+        assert_eq!(server.get(&path(number)).expect_status(200).body, b"after");
+    }
     assert_eq!(audit_all(&server, Depth::Bytes), [""; 0]);
 }
 

@@ -138,8 +138,16 @@ pub struct Ledger {
 pub type Read<'a> = dyn FnMut(&str, u64) -> Result<(String, Blob), String> + 'a;
 
 impl Ledger {
-    pub fn versions(&self, path: &str) -> impl Iterator<Item = (u64, &Known)> {
-        self.paths.get(path).into_iter().flatten().map(|(&version, known)| (version, known))
+    /// Every path that was ever written.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.paths.iter().filter(|(_, versions)| !versions.is_empty()).map(|(path, _)| path.as_str())
+    }
+
+    /// The newest version of a path, as the server should list it.
+    pub fn newest(&self, path: &str) -> Option<Row> {
+        let (&version, known) = self.paths.get(path)?.last_key_value()?;
+        let (blob_id, size) = (known.blob_id.clone(), known.blob.len as u64);
+        Some(Row { version, blob_id, size, tombstoned: known.deleted })
     }
 
     /// Every version that can be read.

@@ -20,8 +20,10 @@ use super::support::{
     CHUNK, Connection, Random, Request, Response, SMALL_CHUNK, Server, object, poll, process,
 };
 
-/// How many paths the clients share.
+/// How many paths the clients share in all rounds.
 pub const PATHS: usize = 50;
+/// And how many more in one round alone, so that slots are born in each.
+pub const FRESH_PATHS: usize = 6;
 const CLIENTS: u64 = 6;
 /// One in so many kills comes in the middle of a stop in good order.
 const STOPS: u64 = 6;
@@ -29,8 +31,12 @@ const STOPS: u64 = 6;
 /// The highest version and the newest blob_id that anybody was told of for a path.
 pub type Hint = Mutex<(u64, Option<String>)>;
 
-pub fn path_of(index: usize) -> String {
-    format!("kill/{:02}/p{index}", index % 7)
+pub fn path_of(round: u64, index: usize) -> String {
+    if index < PATHS {
+        format!("kill/{:02}/p{index}", index % 7)
+    } else {
+        format!("kill/new/{round}/{index}")
+    }
 }
 
 /// What all clients of a round share.
@@ -40,6 +46,7 @@ struct Round<'a> {
     clock: AtomicU64,
     /// Set before the server is killed: from then on it may go away.
     killing: AtomicBool,
+    number: u64,
     hints: &'a [Hint],
     /// Gives every blob of the whole run a seed of its own.
     seeds: &'a AtomicU64,
@@ -60,10 +67,10 @@ struct Client<'a> {
 impl Client<'_> {
     fn run(mut self) -> Vec<Entry> {
         while !self.round.killing.load(Ordering::SeqCst) {
-            let index = self.random.below(PATHS as u64) as usize;
+            let index = self.random.below((PATHS + FRESH_PATHS) as u64) as usize;
             let ask = self.choose(index);
             let asked = self.tick();
-            let path = path_of(index);
+            let path = path_of(self.round.number, index);
             let told = match self.perform(&path, &ask) {
                 Ok(told) => told,
                 Err(error) => {
@@ -199,7 +206,7 @@ impl Client<'_> {
             return;
         }
         let Some((index, version, blob)) = self.explicit.take() else { return };
-        let (path, asked) = (path_of(index), self.tick());
+        let (path, asked) = (path_of(self.round.number, index), self.tick());
         let ask = Ask::Put { version: Some(version), tag: None, if_absent: false, blob };
         let told = self.perform(&path, &ask).unwrap_or(Told::Nothing);
         let answered = if told == Told::Nothing { u64::MAX } else { self.tick() };
@@ -231,12 +238,20 @@ pub fn understand(ask: &Ask, answer: &Response) -> Result<Told, String> {
 }
 
 /// One round of load that ends with a kill; all journals in one.
-pub fn load(server: &mut Server, random: &mut Random, hints: &[Hint], seeds: &AtomicU64) -> Vec<Entry> {
+pub fn load(
+    server: &mut Server,
+    random: &mut Random,
+    number: u64,
+    seeds: &AtomicU64,
+    hints: &mut [Hint],
+) -> Vec<Entry> {
+    hints[PATHS..].fill_with(Hint::default);
     let (failures, failed) = mpsc::channel();
     let round = Round {
         public: server.public(),
         clock: AtomicU64::new(1),
         killing: AtomicBool::new(false),
+        number,
         hints,
         seeds,
         failures,
