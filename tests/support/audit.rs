@@ -58,6 +58,10 @@ pub fn audit(disk: &Path, depth: Depth) -> Vec<String> {
 }
 
 fn audit_slot(slot: &Path, depth: Depth, found: &mut Vec<String>) -> rusqlite::Result<()> {
+    // A kill in the birth of a slot leaves an empty directory, which the next birth takes.
+    if children(slot).is_empty() {
+        return Ok(());
+    }
     for entry in children(slot) {
         let known = ["meta.sqlite3", "meta.sqlite3-wal", "meta.sqlite3-shm", "blobs"]
             .contains(&name_of(&entry).as_str());
