@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -48,7 +49,8 @@ pub fn main() -> ExitCode {
     match serve(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("amberblob: {error}");
+            // Who closed the stream does not want to know.
+            let _ = writeln!(io::stderr(), "amberblob: {error}");
             ExitCode::FAILURE
         }
     }

@@ -66,7 +66,9 @@ pub const RATE_MIN: u64 = 1 << 10;
 pub const RATE_GRACE: Duration = Duration::from_secs(10);
 /// Time a response may stand still before the connection is closed.
 pub const SEND_STALL: Duration = Duration::from_mins(5);
-/// Time a send may stand still before its buffers go back and the connection waits without them.
+/// Time a response that is held in memory may take.
+pub const SEND_TIME: Duration = Duration::from_mins(1);
+/// Time a block may take to send before it goes back and the connection waits without it.
 pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// Time from SIGTERM until running requests are cut off.
 pub const STOP_TIME: Duration = Duration::from_secs(15);
@@ -108,8 +110,18 @@ pub const BUFFER_MIN: usize = 64 << 10;
 pub const BUFFER_MAX: usize = 1 << 20;
 /// Writes under way for one upload; the next buffer is received meanwhile.
 pub const WRITES_IN_FLIGHT: usize = 2;
-/// Upload buffers of one core, all uploads together.
-pub const UPLOAD_BUFFERS: usize = 128 << 20;
+/// First buffers of one core's uploads, [`BUFFER_MIN`] each.
+pub const FIRST_BUFFERS: usize = 64 << 20;
+/// Further and larger buffers of one core's uploads.
+pub const MORE_BUFFERS: usize = 128 << 20;
+/// Time an upload waits for its first buffer.
+pub const BUFFER_WAIT: Duration = Duration::from_secs(10);
+/// Blocks that one core's responses hold, in the cache or no longer.
+pub const BLOCKS_HELD: usize = 256 << 20;
+/// Listings that one core is sending, by a guess of [`ENTRY_SIZE`] an entry.
+pub const PAGES_HELD: usize = 64 << 20;
+/// Bytes that an entry of a listing is taken for.
+pub const ENTRY_SIZE: usize = 512;
 /// Buffers of one size kept for reuse, all cores together.
 pub const IDLE_BUFFERS: usize = 64 << 20;
 /// Cached answers of one core: what their records and small blobs may weigh.
@@ -119,6 +131,8 @@ pub const SMALL_BLOCK: u64 = 64 << 10;
 /// Smallest block cache that keeps every core moving.
 pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
 
+/// Time between two attempts of an index to catch up.
+pub const INDEX_RETRY: Duration = Duration::from_secs(1);
 /// Rows one listing looks at before it ends early, so that a prefix full of tombstones holds nobody up.
 pub const LISTING_STEPS: usize = 50_000;
 
@@ -126,6 +140,10 @@ pub const LISTING_STEPS: usize = 50_000;
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// How often the sweeper looks for chunks to drop, at most.
 pub const SWEEP_TICK: Duration = Duration::from_mins(1);
+/// Pause between the databases that are read after the start.
+pub const VERIFY_PAUSE: Duration = Duration::from_millis(5);
+/// Time after which a slot that could not be checked is looked at again.
+pub const CHECK_RETRY: Duration = Duration::from_millis(500);
 /// How often it looks for directories that no row names.
 pub const ORPHAN_INTERVAL: Duration = Duration::from_hours(1);
 /// Deleted versions whose chunks go in one batch.
@@ -138,8 +156,12 @@ pub const PAGE_MAX: usize = 10_000;
 
 /// Free space of a disk below which writes are refused, so that deletes and commits still work; on a small disk 5%.
 pub const DISK_RESERVE: u64 = 64 << 20;
-/// How old a reading of the free space may be.
-pub const FREE_SPACE_AGE: Duration = Duration::from_millis(200);
+/// Free space below which a failed step is put down to the full disk.
+pub const FULL_BELOW: u64 = 1 << 20;
+/// Pages that a database gives back to the file system after a batch of drops.
+pub const VACUUM_PAGES: u32 = 16 << 10;
+/// How often the free space of the disks is looked at.
+pub const SPACE_INTERVAL: Duration = Duration::from_millis(200);
 /// Ballast file of a disk, given up when a delete finds no space; on a small disk 2%.
 pub const BALLAST: u64 = 16 << 20;
 
@@ -150,6 +172,8 @@ const _: () = {
         PART_SIZE.is_multiple_of(SMALL_BLOCK) && SMALL_BLOCK.is_multiple_of(GRANULE_SIZE),
         "small blocks cut a part"
     );
+    assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");
+    assert!(BLOCKS_HELD as u64 >= 64 * PART_SIZE, "many clients can be served at once");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
     assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");

@@ -1,6 +1,6 @@
 //! The roof: opens the disks, starts the threads in order, and stops them in order.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,11 +18,11 @@ use crate::background;
 use crate::base::slot::Slot;
 use crate::chunk::disk::{self, Disk};
 use crate::chunk::layout;
-use crate::chunk::sweep::{self, LiveUploads};
+use crate::chunk::sweep::LiveUploads;
 use crate::config::{Config, Io};
 use crate::io::cache::BlockCache;
 use crate::io::listen;
-use crate::limits::PART_SIZE;
+use crate::limits::{CONNECTIONS_PER_CORE, OPEN_DATABASES, PART_SIZE};
 use crate::meta::index::Indexes;
 use crate::meta::reader::Readers;
 use crate::meta::schema::{self, Durability};
@@ -117,15 +117,21 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
     let durability = config.storage.durability;
+    let shares = FileShares::of(cores);
+    let ballast = Arc::new(disks.iter().map(Disk::ballast).collect::<Vec<_>>());
     let rules = Rules {
         durability,
         keep_versions: config.storage.keep_versions,
-        ballast: Arc::new(disks.iter().map(Disk::ballast).collect()),
+        ballast: Arc::clone(&ballast),
+        open_databases: shares.databases,
     };
-    rules.ballast.iter().for_each(crate::io::ballast::Ballast::refill);
+    if durability == Durability::Relaxed {
+        // The slots may have lost what an index has seen.
+        Indexes::discard(&roots);
+    }
     let describe = |error: io::Error| format!("cannot start the metadata threads: {error}");
-    let (indexes, indexing) = Indexes::start(&roots)?;
-    let (readers, reading) = Readers::start(&slots, cores).map_err(describe)?;
+    let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).map_err(describe)?;
+    let (readers, reading) = Readers::start(&slots, &ballast, shares.databases, cores).map_err(describe)?;
     let (writers, writing) = Writers::start(&slots, &indexes, &rules, cores).map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
     let node = Node {
@@ -139,8 +145,9 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         metrics: Metrics::default(),
         synced: durability == Durability::Full,
         tombstone_grace: config.storage.tombstone_grace,
+        connections_per_core: shares.connections,
         stopping: AtomicBool::new(false),
-        disks,
+        disks: disks.into_iter().map(Arc::new).collect(),
     };
     Ok((Arc::new(node), Metadata { databases, indexes: indexing }))
 }
@@ -152,14 +159,13 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
     for slot in Slot::all() {
         let disk = slot.disk(roots.len());
         let dir = layout::slot_dir(&roots[disk], slot);
-        let state = if schema::exists(&dir) {
-            State::Unchecked
-        } else {
-            let blobs = sweep::blobs_on_disk(&dir).map_err(|error| format!("{}: {error}", dir.display()))?;
-            if !blobs.is_empty() {
-                lost.push((slot, format!("{} has blobs but no database: restore it", dir.display())));
+        let state = match schema::find(&dir).map_err(|error| format!("{}: {error}", dir.display()))? {
+            schema::Found::Database => State::Unchecked,
+            schema::Found::Nothing => State::Unborn,
+            schema::Found::Remains => {
+                lost.push((slot, format!("{} has lost its meta.sqlite3: restore it", dir.display())));
+                State::Failed
             }
-            State::Unborn
         };
         table.push((disk, dir, state));
     }
@@ -170,15 +176,35 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
     Ok(slots)
 }
 
+/// How the files that a process may open are shared out: half for databases, with three files each, and half for
+/// connections.
+struct FileShares {
+    databases: usize,
+    connections: usize,
+}
+
+impl FileShares {
+    fn of(cores: usize) -> Self {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize / 2 / cores;
+        Self {
+            databases: (files / 6).clamp(8, OPEN_DATABASES),
+            connections: files.clamp(8, CONNECTIONS_PER_CORE),
+        }
+    }
+}
+
 fn announce(config: &Config, public: SocketAddr, admin: SocketAddr, cores: usize) {
     if config.storage.durability == Durability::Relaxed {
-        eprintln!(
+        // Like the line below: who closed the stream does not want to know.
+        let _ = writeln!(
+            io::stderr(),
             "amberblob: durability = \"relaxed\": a power cut or a crash of the system can lose the writes of the last \
              seconds, acknowledged ones too"
         );
     }
     let disks: Vec<String> = config.storage.disks.iter().map(|disk| display(disk)).collect();
-    println!(
+    let _ = writeln!(
+        io::stdout(),
         "amberblob: serving public=http://{public} admin=http://{admin} cores={cores} disks={} data={}",
         disks.len(),
         disks.join(",")
@@ -192,7 +218,9 @@ fn display(path: &Path) -> String {
 fn init_log() {
     let filter = EnvFilter::try_from_env("AMBERBLOB_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     // A second start in one process keeps the first log.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // A log that cannot be written must not end the server.
+    let _ = log.log_internal_errors(false).try_init();
 }
 
 /// Sends the first signal on; a second one ends the process at once.

@@ -64,7 +64,8 @@ impl Admin {
         let page = match timeout(HEAD_TIME, receive(&stream)).await {
             Ok(Some(Ok(head))) => self.page(&head),
             Ok(Some(Err(error))) => error_page(&error),
-            Ok(None) | Err(_) => return,
+            // Shut, so that a read that is still under way lets go of the descriptor.
+            Ok(None) | Err(_) => return drop(stream.shutdown(std::net::Shutdown::Both)),
         };
         let mut response = ResponseHead::new(page.status)
             .header("Content-Type", page.content_type)
@@ -75,8 +76,11 @@ impl Admin {
         let mut bytes = response.write(&Timestamp::now().http_date(), Some("close"));
         bytes.extend_from_slice(page.body.as_bytes());
         // A client that is gone needs no answer.
-        let _ = timeout(HEAD_TIME, stream.write_all(bytes)).await;
-        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let how = match timeout(HEAD_TIME, stream.write_all(bytes)).await {
+            Ok(_) => std::net::Shutdown::Write,
+            Err(_) => std::net::Shutdown::Both,
+        };
+        let _ = stream.shutdown(how);
     }
 
     fn page(&self, head: &Head) -> Page {

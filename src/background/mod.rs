@@ -32,6 +32,7 @@ pub fn start(
     let run = move || {
         tokio_uring::start(async move {
             tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, name, public));
+            tokio_uring::spawn(sweeper::watch_space(Arc::clone(&node)));
             tokio_uring::spawn(sweeper::run(node));
             // A sender that is gone is a stop, too.
             let _ = stopped.await;

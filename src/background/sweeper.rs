@@ -15,18 +15,53 @@ use crate::base::clock::Timestamp;
 use crate::base::error::{Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
-use crate::chunk::disk::Disk;
 use crate::chunk::{incoming, layout, sweep};
+use crate::io::ballast::Ballast;
 use crate::io::steps;
-use crate::limits::{DROP_BATCH, ORPHAN_INTERVAL, SWEEP_TICK};
+use crate::limits::{CHECK_RETRY, DROP_BATCH, ORPHAN_INTERVAL, SPACE_INTERVAL, SWEEP_TICK, VERIFY_PAUSE};
+use crate::meta::reader;
 use crate::meta::slots::State;
 use crate::shard::node::Node;
+
+/// Looks at the free space of the disks for as long as the node runs.
+pub(super) async fn watch_space(node: Arc<Node>) {
+    loop {
+        for disk in &node.disks {
+            let disk = Arc::clone(disk);
+            if let Err(error) = blocking(move || disk.look()).await {
+                tracing::warn!(%error, "cannot look at the free space of a disk");
+            }
+        }
+        sleep(SPACE_INTERVAL).await;
+    }
+}
+
+/// Reads every database once after the start; damage takes its slot out of service.
+async fn verify(node: Arc<Node>) {
+    for slot in Slot::all() {
+        if node.slots.state(slot) == State::Ready {
+            let slots = Arc::clone(&node.slots);
+            let read = move || {
+                reader::verify(&slots, slot);
+                Ok(())
+            };
+            if let Err(error) = blocking(read).await {
+                tracing::warn!(%slot, %error, "a database could not be read through");
+            }
+            sleep(VERIFY_PAUSE).await;
+        }
+    }
+}
 
 /// Sweeps for as long as the node runs.
 pub(super) async fn run(node: Arc<Node>) {
     while !node.slots_checked() {
-        sleep(Duration::from_millis(20)).await;
+        sleep(CHECK_RETRY).await;
+        for slot in Slot::all().filter(|slot| node.slots.state(*slot) == State::Unchecked) {
+            node.writers.recheck(slot).await;
+        }
     }
+    tokio_uring::spawn(verify(Arc::clone(&node)));
     let tick = (node.tombstone_grace / 2).clamp(Duration::from_millis(200), SWEEP_TICK);
     let mut orphans_at = Instant::now();
     loop {
@@ -34,8 +69,6 @@ pub(super) async fn run(node: Arc<Node>) {
             orphans_at = Instant::now() + ORPHAN_INTERVAL;
             for slot in Slot::all().filter(|slot| node.slots.state(*slot) == State::Ready) {
                 remove_orphans(&node, slot).await;
-                // Damage takes the slot out of service, and is logged there.
-                let _ = node.readers.verify(slot).await;
             }
         }
         let until = Timestamp::now().minus(node.tombstone_grace);
@@ -44,13 +77,14 @@ pub(super) async fn run(node: Arc<Node>) {
                 tracing::warn!(%slot, %error, "chunks of deleted versions stay until the next sweep");
             }
         }
-        let ballast: Vec<_> = node.disks.iter().filter(|disk| disk.has_room(0)).map(Disk::ballast).collect();
-        blocking(move || {
-            ballast.iter().for_each(crate::io::ballast::Ballast::refill);
+        let with_room: Vec<_> =
+            node.disks.iter().filter(|disk| disk.has_room(0)).map(|disk| disk.ballast()).collect();
+        let refill = move || {
+            with_room.iter().for_each(Ballast::refill);
             Ok(())
-        })
-        .await
-        .unwrap_or_default();
+        };
+        // A ballast that cannot be taken is logged there.
+        let _ = blocking(refill).await;
         sleep(tick).await;
     }
 }

@@ -7,7 +7,7 @@ use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
@@ -15,7 +15,7 @@ use ulid::Ulid;
 use super::layout;
 use crate::io::ballast::Ballast;
 use crate::io::steps;
-use crate::limits::{BALLAST, DIRECT_ALIGN, DISK_RESERVE, FREE_SPACE_AGE};
+use crate::limits::{BALLAST, DISK_RESERVE};
 
 const IDENTITY: &str = "amberblob.json";
 const NEW_IDENTITY: &str = "amberblob.json.tmp";
@@ -40,10 +40,9 @@ pub struct Disk {
     direct: bool,
     /// Held for as long as the node runs.
     _lock: File,
-    started: Instant,
     total: u64,
     free: AtomicU64,
-    free_read_at: AtomicU64,
+    allocating: Mutex<()>,
 }
 
 /// Opens and locks the disks of a node, in the order of their identities.
@@ -54,9 +53,11 @@ pub fn open_all(roots: &[PathBuf], direct: bool) -> Result<Vec<Disk>, String> {
     let mut found = Vec::new();
     for root in roots {
         let describe = |what: &str, error: io::Error| format!("{}: {what}: {error}", root.display());
-        fs::create_dir_all(root).map_err(|error| describe("cannot make the data directory", error))?;
-        let identity = read_identity(root)?;
+        steps::create_dir_synced(root).map_err(|error| describe("cannot make the data directory", error))?;
+        // Before the lock, so that a foreign directory is left as it is; and under it, since another start may form it.
+        read_identity(root)?;
         let lock = lock(root)?;
+        let identity = read_identity(root)?;
         found.push((root.clone(), identity, lock));
     }
     form(&mut found)?;
@@ -185,10 +186,9 @@ impl Disk {
             root,
             direct,
             _lock: lock,
-            started: Instant::now(),
             total: space.total,
             free: AtomicU64::new(space.free),
-            free_read_at: AtomicU64::new(0),
+            allocating: Mutex::new(()),
         })
     }
 
@@ -207,17 +207,36 @@ impl Disk {
         Ballast::new(&self.root, BALLAST.min(self.total / 50))
     }
 
-    /// Whether a write of `len` bytes would leave the reserve untouched; asks the file system now and then.
+    fn reserve(&self) -> u64 {
+        DISK_RESERVE.min(self.total / 20)
+    }
+
+    /// Whether a write of `len` bytes would leave the reserve untouched, by the last look at the disk. Never blocks.
     pub fn has_room(&self, len: u64) -> bool {
-        let now = self.started.elapsed().as_millis() as u64;
-        let read_at = self.free_read_at.load(Ordering::Relaxed);
-        if now >= read_at + FREE_SPACE_AGE.as_millis() as u64
-            && self.free_read_at.compare_exchange(read_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-            && let Ok(space) = steps::space(&self.root)
-        {
-            self.free.store(space.free, Ordering::Relaxed);
+        self.free.load(Ordering::Relaxed) >= len.saturating_add(self.reserve())
+    }
+
+    /// Looks at the free space. Blocks.
+    ///
+    /// # Errors
+    /// Those of statvfs(3).
+    pub fn look(&self) -> io::Result<u64> {
+        let free = steps::space(&self.root)?.free;
+        self.free.store(free, Ordering::Relaxed);
+        Ok(free)
+    }
+
+    /// Makes a new file with `len` bytes reserved, one at a time on a disk, so that together they leave the reserve
+    /// untouched. Blocks.
+    ///
+    /// # Errors
+    /// `ENOSPC`, and those of open(2) and fallocate(2).
+    pub fn create_file(&self, path: &Path, len: u64) -> io::Result<File> {
+        let _one_at_a_time = self.allocating.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.look()? < len.saturating_add(self.reserve()) {
+            return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
-        self.free.load(Ordering::Relaxed) >= len.saturating_add(DISK_RESERVE.min(self.total / 20))
+        steps::create_file(path, len, self.direct)
     }
 }
 
@@ -228,8 +247,15 @@ fn probe_direct(root: &Path) -> io::Result<bool> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let direct = steps::create_file(&path, DIRECT_ALIGN as u64, true).is_ok();
-    fs::remove_file(&path)?;
+    // Only a refusal of the flag says so; a full disk says nothing.
+    let direct = match steps::create_file(&path, 0, true) {
+        Err(error) => error.raw_os_error() != Some(libc::EINVAL),
+        Ok(_) => true,
+    };
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     if !direct {
         tracing::warn!(disk = %root.display(), "the file system has no direct IO: using the page cache");
     }

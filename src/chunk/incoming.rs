@@ -7,11 +7,13 @@
 use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sha2::{Digest as _, Sha256};
 
+use super::disk::Disk;
 use super::layout;
 use crate::base::checksum::GranuleSums;
 use crate::base::ids::{BlobId, ChunkId};
@@ -23,15 +25,6 @@ use crate::limits::{CHUNK_SIZE, DIRECT_ALIGN, GRANULE_SIZE, INLINE_MAX, PART_SIZ
 
 const GRANULES_PER_PART: usize = (PART_SIZE / GRANULE_SIZE) as usize;
 
-/// How files are written.
-#[derive(Clone, Copy, Debug)]
-pub struct Mode {
-    /// Around the page cache.
-    pub direct: bool,
-    /// Synced before they are named.
-    pub synced: bool,
-}
-
 /// A chunk's file, not yet named by its hash.
 struct ChunkFile {
     /// For writes through the ring, and the same open file for blocking steps.
@@ -42,9 +35,11 @@ struct ChunkFile {
 
 /// A blob that is being received.
 pub struct Incoming {
+    disk: Arc<Disk>,
     slot_dir: PathBuf,
     blob: BlobId,
-    mode: Mode,
+    /// Whether files are synced before they are named.
+    synced: bool,
     /// Bytes of the current chunk that were hashed, and that were handed to the disk.
     hashed: u64,
     queued: u64,
@@ -72,17 +67,16 @@ pub struct Received {
     pub parts: Parts,
     /// SHA-256 of the whole blob, if it was wanted or is known anyway.
     pub digest: Option<[u8; 32]>,
-    /// Whether there is a directory.
-    pub has_dir: bool,
 }
 
 impl Incoming {
-    /// A blob of the slot in `slot_dir`; with `digest` the hash of the whole is kept.
-    pub fn new(slot_dir: PathBuf, blob: BlobId, mode: Mode, digest: bool) -> Self {
+    /// A blob of the slot in `slot_dir` on `disk`; with `digest` the hash of the whole is kept.
+    pub fn new(disk: Arc<Disk>, slot_dir: PathBuf, blob: BlobId, synced: bool, digest: bool) -> Self {
         Self {
+            disk,
             slot_dir,
             blob,
-            mode,
+            synced,
             hashed: 0,
             queued: 0,
             hasher: Sha256::new(),
@@ -144,15 +138,15 @@ impl Incoming {
             return Ok(Some(buffer));
         }
         if self.file.is_none() {
-            let expected =
-                rest.map_or(CHUNK_SIZE, |rest| (self.queued + len).saturating_add(rest)).min(CHUNK_SIZE);
-            self.create_file(expected).await?;
+            let needed = self.queued + len;
+            let expected = rest.map_or(CHUNK_SIZE, |rest| needed.saturating_add(rest)).min(CHUNK_SIZE);
+            self.create_file(expected, if rest.is_some() { expected } else { needed }).await?;
         }
         let mut back = None;
         if len > 0
             && let Some(chunk) = &self.file
         {
-            if self.mode.direct {
+            if self.disk.direct() {
                 buffer.pad(DIRECT_ALIGN);
             }
             self.writing.push_back(chunk.ring.write(buffer, self.queued));
@@ -178,16 +172,25 @@ impl Incoming {
         Ok(back)
     }
 
-    async fn create_file(&mut self, expected: u64) -> io::Result<()> {
+    /// Makes the file of the current chunk, `expected` bytes reserved; if the chunk may turn out shorter and there is no
+    /// room for all of it, as much as is needed now.
+    async fn create_file(&mut self, expected: u64, needed: u64) -> io::Result<()> {
         let dir = layout::chunks_dir(&self.slot_dir, self.blob);
         let path = layout::temporary_file(&self.slot_dir, self.blob, self.chunks.len());
-        let (target, direct, has_dir) = (path.clone(), self.mode.direct, self.has_dir);
+        let (target, disk, has_dir) = (path.clone(), Arc::clone(&self.disk), self.has_dir);
         self.has_dir = true;
         let file = on_storage_thread(move || {
             if !has_dir {
                 fs::create_dir_all(&dir)?;
             }
-            steps::create_file(&target, expected.next_multiple_of(DIRECT_ALIGN as u64), direct)
+            let whole = |len: u64| len.next_multiple_of(DIRECT_ALIGN as u64);
+            match disk.create_file(&target, whole(expected)) {
+                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) && needed < expected => {
+                    discard_file(&target)?;
+                    disk.create_file(&target, whole(needed))
+                }
+                result => result,
+            }
         })
         .await?;
         self.file = Some(ChunkFile { ring: RingFile::new(file.try_clone()?)?, file, path });
@@ -196,7 +199,7 @@ impl Incoming {
 
     async fn finish_file(&mut self) -> io::Result<()> {
         self.drain(0).await?;
-        let (len, synced) = (self.queued, self.mode.synced);
+        let (len, synced) = (self.queued, self.synced);
         let id = self.end_chunk();
         // The ring's share of the file stays here: it is closed on the ring's thread.
         let Some(ChunkFile { ring, file, path }) = self.file.take() else { return Ok(()) };
@@ -245,7 +248,7 @@ impl Incoming {
     /// # Errors
     /// Those of fsync(2).
     pub async fn finish(self) -> io::Result<Received> {
-        if self.has_dir && self.mode.synced {
+        if self.has_dir && self.synced {
             let (slot_dir, blob) = (self.slot_dir, self.blob);
             on_storage_thread(move || {
                 steps::sync_dir(&layout::chunks_dir(&slot_dir, blob))?;
@@ -261,8 +264,15 @@ impl Incoming {
             (None, [only]) => Some(only.0),
             _ => None,
         };
-        let Self { size, chunks, parts, has_dir, .. } = self;
-        Ok(Received { size, chunks, parts, digest, has_dir })
+        let Self { size, chunks, parts, .. } = self;
+        Ok(Received { size, chunks, parts, digest })
+    }
+}
+
+fn discard_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -270,7 +280,7 @@ impl Incoming {
 ///
 /// # Errors
 /// Those of unlink(2) and rmdir(2); a directory that is not there is no error.
-pub fn discard(slot_dir: &std::path::Path, blob: BlobId) -> io::Result<()> {
+pub fn discard(slot_dir: &Path, blob: BlobId) -> io::Result<()> {
     match fs::remove_dir_all(layout::blob_dir(slot_dir, blob)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -28,16 +28,6 @@ impl LiveUploads {
     pub fn contains(&self, blob: BlobId) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&blob)
     }
-
-    /// Uploads under way.
-    pub fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 /// The blobs that have a directory in a slot; anything else that lies there is left alone.

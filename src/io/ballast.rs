@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::steps;
+use crate::limits::FULL_BELOW;
 
 /// The ballast of one disk.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Ballast {
     file: PathBuf,
     len: u64,
@@ -26,6 +27,19 @@ impl Ballast {
             tracing::warn!(file = %self.file.display(), %error, "no space for the ballast");
             // Half a ballast would count as a whole one.
             self.give_up();
+        }
+    }
+
+    /// Takes `steps`; if they fail on a disk without space, gives the ballast up and takes them once more.
+    ///
+    /// # Errors
+    /// Those of the steps.
+    pub fn lend<T, E>(&self, steps: impl Fn() -> Result<T, E>) -> Result<T, E> {
+        let is_full =
+            || steps::space(self.file.parent().unwrap_or(Path::new("/"))).is_ok_and(|s| s.free < FULL_BELOW);
+        match steps() {
+            Err(_) if is_full() && self.give_up() => steps(),
+            result => result,
         }
     }
 

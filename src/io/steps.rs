@@ -12,13 +12,13 @@ use rustix::fs::{FallocateFlags, OFlags};
 /// # Errors
 /// Those of mkdir(2) and fsync(2).
 pub fn create_dir_synced(dir: &Path) -> io::Result<()> {
-    if dir.is_dir() {
-        return Ok(());
+    let Some(parent) = dir.parent().filter(|_| dir.file_name().is_some()) else { return Ok(()) };
+    if !parent.as_os_str().is_empty() && !parent.is_dir() {
+        create_dir_synced(parent)?;
     }
-    let Some(parent) = dir.parent() else { return Ok(()) };
-    create_dir_synced(parent)?;
     match fs::create_dir(dir) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        // Also when it is there: who made it may have been killed before the sync.
         _ => sync_dir(parent),
     }
 }
@@ -42,7 +42,9 @@ pub fn create_file(path: &Path, len: u64, direct: bool) -> io::Result<File> {
         .create_new(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path)?;
-    allocate(&file, len)?;
+    if len > 0 {
+        allocate(&file, len)?;
+    }
     Ok(file)
 }
 

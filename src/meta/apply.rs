@@ -123,7 +123,7 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
     ))?;
     insert_parts(db, row, &new.parts)?;
     if moment.keep_versions > 0 {
-        tombstone_old(db, &new.path, moment)?;
+        tombstone_old(db, &new.path, row, moment)?;
     }
     let record = BlobMeta {
         row,
@@ -239,13 +239,13 @@ fn newest_live(db: &Connection, path: &str) -> Result<Option<BlobMeta>> {
     Ok(version.map(|version| query::at_version(db, path, version)).transpose()?.flatten())
 }
 
-/// Tombstones all but the newest `keep_versions` live versions.
-fn tombstone_old(db: &Connection, path: &str, moment: Moment) -> Result<()> {
+/// Tombstones all but the newest `keep_versions` live versions, and never the one just put.
+fn tombstone_old(db: &Connection, path: &str, put: Row, moment: Moment) -> Result<()> {
     db.prepare_cached(
-        "UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE path = ?3 AND tombstoned_at IS NULL AND version <
+        "UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE path = ?3 AND tombstoned_at IS NULL AND pk <> ?5 AND version <
            (SELECT version FROM blobs WHERE path = ?3 AND tombstoned_at IS NULL ORDER BY version DESC LIMIT 1 OFFSET ?4)",
     )?
-    .execute((moment.now.to_string(), moment.seq, path, moment.keep_versions - 1))?;
+    .execute((moment.now.to_string(), moment.seq, path, moment.keep_versions - 1, put.0))?;
     Ok(())
 }
 

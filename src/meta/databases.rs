@@ -6,7 +6,6 @@ use lru::LruCache;
 use rusqlite::Connection;
 
 use crate::base::slot::Slot;
-use crate::limits::OPEN_DATABASES;
 
 /// Open connections of one thread.
 pub(super) struct Databases {
@@ -14,8 +13,9 @@ pub(super) struct Databases {
 }
 
 impl Databases {
-    pub(super) fn new() -> Self {
-        Self { open: LruCache::new(NonZeroUsize::new(OPEN_DATABASES).unwrap_or(NonZeroUsize::MIN)) }
+    /// At most `limit` of them.
+    pub(super) fn new(limit: usize) -> Self {
+        Self { open: LruCache::new(NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN)) }
     }
 
     /// The connection of a slot, opened by `open` if it is not at hand.
@@ -27,9 +27,9 @@ impl Databases {
         self.open.try_get_or_insert(slot, open)
     }
 
-    /// Takes a connection that was just made.
-    pub(super) fn insert(&mut self, slot: Slot, db: Connection) {
-        self.open.put(slot, db);
+    /// The connection of a slot, if it is open.
+    pub(super) fn at_hand(&self, slot: Slot) -> Option<&Connection> {
+        self.open.peek(&slot)
     }
 
     /// Closes a slot's connection.

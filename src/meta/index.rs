@@ -4,19 +4,23 @@
 //! shows every write that was acknowledged before it was asked for.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
-use super::index_db;
+use super::schema::is_damaged;
+use super::slots::{Slots, State};
 use super::types::{Entry, Reply};
+use super::{index_db, query, schema};
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
-use crate::limits::{INDEX_QUEUE, LISTING_STEPS};
+use crate::io::ballast::Ballast;
+use crate::limits::{INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS};
 
 pub use super::index_db::{Item, Listing, Page, Seek};
 
@@ -32,8 +36,24 @@ pub(super) struct Change {
     pub entries: Vec<Entry>,
 }
 
+impl Change {
+    /// All that a slot changed after transaction `applied`.
+    pub(super) fn since(db: &Connection, slot: Slot, applied: u64) -> rusqlite::Result<Option<Self>> {
+        let seq = query::last_seq(db)?;
+        // An index that is ahead of its slot has seen what the slot lost: it starts again.
+        let reset = applied > seq;
+        if applied == seq {
+            return Ok(None);
+        }
+        let paths = query::changed_since(db, if reset { 0 } else { applied })?;
+        Ok(Some(Self { slot, seq, reset, entries: query::entries(db, &paths)? }))
+    }
+}
+
 enum Task {
     Change(Change),
+    /// A change was lost: catch up.
+    Missed(String),
     List(Box<Listing>, Reply<Page>),
 }
 
@@ -41,7 +61,7 @@ struct Index {
     tasks: Sender<Task>,
     /// The last transaction seen of each slot when the index was opened.
     applied: HashMap<u16, u64>,
-    failure: Arc<Mutex<Option<String>>>,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 /// The indexes of all disks.
@@ -51,29 +71,41 @@ pub struct Indexes {
 }
 
 impl Indexes {
-    /// Opens the index of each disk and starts its thread.
+    /// Opens the index of each disk and starts its thread. One that cannot be opened now is tried again later.
     ///
     /// # Errors
-    /// One line: which index, and why it cannot be opened.
-    pub fn start(disks: &[PathBuf]) -> std::result::Result<(Self, Vec<JoinHandle<()>>), String> {
-        let start = |root: &PathBuf| {
-            let describe = |error: &dyn std::fmt::Display| {
-                format!("cannot open the listing index in {}: {error}", root.display())
+    /// When a thread cannot be started.
+    pub fn start(
+        roots: &[PathBuf],
+        slots: &Arc<Slots>,
+        ballast: &Arc<Vec<Ballast>>,
+    ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+        let start = |(disk, root): (usize, &PathBuf)| {
+            let trouble = Arc::<Mutex<Option<String>>>::default();
+            let mut keeper = Keeper {
+                disk,
+                root: root.clone(),
+                slots: Arc::clone(slots),
+                ballast: ballast[disk].clone(),
+                db: None,
+                tried_at: Instant::now(),
+                trouble: Arc::clone(&trouble),
             };
-            let db = index_db::open(root).map_err(|error| describe(&error))?;
-            let applied = index_db::applied(&db).map_err(|error| describe(&error))?;
+            let applied = keeper.open().unwrap_or_default();
             let (tasks, queue) = async_channel::bounded(INDEX_QUEUE);
-            let failure = Arc::<Mutex<Option<String>>>::default();
-            let (thread_root, thread_failure) = (root.clone(), Arc::clone(&failure));
-            let thread = thread::Builder::new()
-                .name("index".to_owned())
-                .spawn(move || serve(db, &thread_root, &queue, &thread_failure))
-                .map_err(|error| describe(&error))?;
-            Ok((Index { tasks, applied, failure }, thread))
+            let thread = thread::Builder::new().name(format!("index-{disk}"));
+            Ok((Index { tasks, applied, trouble }, thread.spawn(move || keeper.run(&queue))?))
         };
-        let started: std::result::Result<Vec<_>, String> = disks.iter().map(start).collect();
+        let started: std::io::Result<Vec<_>> = roots.iter().enumerate().map(start).collect();
         let (disks, threads): (Vec<_>, Vec<_>) = started?.into_iter().unzip();
         Ok((Self { disks: Arc::new(disks) }, threads))
+    }
+
+    /// Removes the indexes of disks; the next start makes them again.
+    pub fn discard(roots: &[PathBuf]) {
+        for root in roots {
+            index_db::discard(root);
+        }
     }
 
     /// Takes nothing more; the threads finish what waits and end.
@@ -96,19 +128,23 @@ impl Indexes {
 
     /// Sends a change on its way; waits while the queue is full.
     pub(super) fn apply(&self, disk: usize, change: Change) {
-        if self.disks[disk].tasks.send_blocking(Task::Change(change)).is_err() {
-            self.fail(disk, "its thread has stopped");
+        self.send(disk, Task::Change(change));
+    }
+
+    /// A change cannot be told: the index has to find it out.
+    pub(super) fn miss(&self, disk: usize, error: &rusqlite::Error) {
+        self.send(disk, Task::Missed(error.to_string()));
+    }
+
+    fn send(&self, disk: usize, task: Task) {
+        if self.disks[disk].tasks.send_blocking(task).is_err() {
+            tracing::error!(disk, "the listing index has stopped");
         }
     }
 
-    /// Takes an index out of service.
-    pub(super) fn fail(&self, disk: usize, reason: &str) {
-        fail(&self.disks[disk].failure, reason);
-    }
-
     /// Why a disk's listing is out of service.
-    pub fn failure(&self, disk: usize) -> Option<String> {
-        self.disks[disk].failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn trouble(&self, disk: usize) -> Option<String> {
+        self.disks[disk].trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// A stretch of a listing from one disk.
@@ -120,50 +156,115 @@ impl Indexes {
     }
 }
 
-fn fail(failure: &Mutex<Option<String>>, reason: &str) {
-    tracing::error!(%reason, "listing index out of service");
-    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| reason.to_owned());
+/// The thread's state. Without a database the index is behind: changes pass it by, and it catches up from the slots.
+struct Keeper {
+    disk: usize,
+    root: PathBuf,
+    slots: Arc<Slots>,
+    ballast: Ballast,
+    db: Option<Connection>,
+    tried_at: Instant,
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
-/// The thread: changes that are waiting go into one transaction.
-fn serve(db: Connection, root: &Path, tasks: &Receiver<Task>, failure: &Mutex<Option<String>>) {
-    let mut db = Some(db);
-    while let Ok(first) = tasks.recv_blocking() {
-        let mut changes = Vec::new();
-        let mut next = Some(first);
-        let mut listing = None;
-        while let Some(task) = next {
-            match task {
-                Task::Change(change) => changes.push(change),
-                Task::List(asked, reply) => {
-                    listing = Some((asked, reply));
-                    break;
+impl Keeper {
+    /// The thread: changes that are waiting go into one transaction.
+    fn run(mut self, tasks: &Receiver<Task>) {
+        while let Ok(first) = tasks.recv_blocking() {
+            let mut changes = Vec::new();
+            let mut next = Some(first);
+            let mut listing = None;
+            while let Some(task) = next {
+                match task {
+                    Task::Change(change) => changes.push(change),
+                    Task::Missed(error) => self.fall_behind(&error),
+                    Task::List(asked, reply) => {
+                        listing = Some((asked, reply));
+                        break;
+                    }
                 }
+                next = if changes.len() < INDEX_QUEUE { tasks.try_recv().ok() } else { None };
             }
-            next = if changes.len() < INDEX_QUEUE { tasks.try_recv().ok() } else { None };
+            self.apply(&changes);
+            if let Some((asked, reply)) = listing {
+                // An asker that is gone needs no answer.
+                let _ = reply.send(self.list(&asked));
+            }
         }
-        let result = db.as_ref().map(|db| apply(db, &changes));
-        if let Some(Err(error)) = result {
-            // What it missed it would never learn: the next start makes it again.
-            fail(
-                failure,
-                &format!("the listing index in {}: {error}; restart to make it again", root.display()),
-            );
-            db = None;
-            index_db::discard(root);
+    }
+
+    fn apply(&mut self, changes: &[Change]) {
+        let Some(db) = &self.db else { return };
+        if let Err(error) = self.ballast.lend(|| apply(db, changes)) {
+            let damaged = is_damaged(&error);
+            self.fall_behind(&error.to_string());
+            if damaged {
+                index_db::discard(&self.root);
+            }
         }
-        if let Some((asked, reply)) = listing {
-            let reason = failure.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            let result = match (&db, reason) {
-                (Some(db), None) => {
-                    index_db::list(db, &asked, LISTING_STEPS).map_err(|error| error.to_string())
-                }
-                (_, reason) => Err(reason.unwrap_or_default()),
-            };
-            let unavailable =
-                |why| Error::new(Code::SlotUnavailable, format!("listing is out of service: {why}"));
-            // An asker that is gone needs no answer.
-            let _ = reply.send(result.map_err(unavailable));
+    }
+
+    fn list(&mut self, asked: &Listing) -> Result<Page> {
+        if self.db.is_none() && self.tried_at.elapsed() >= INDEX_RETRY {
+            self.catch_up();
+        }
+        let unavailable =
+            |why: &str| Error::new(Code::SlotUnavailable, format!("listing is out of service: {why}"));
+        let Some(db) = &self.db else {
+            let trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            return Err(unavailable(trouble.as_deref().unwrap_or("try again")));
+        };
+        index_db::list(db, asked, LISTING_STEPS).map_err(|error| {
+            self.fall_behind(&error.to_string());
+            if is_damaged(&error) {
+                index_db::discard(&self.root);
+            }
+            unavailable(&error.to_string())
+        })
+    }
+
+    fn fall_behind(&mut self, error: &str) {
+        tracing::error!(disk = %self.root.display(), %error, "the listing index is behind");
+        self.db = None;
+        self.tried_at = Instant::now();
+        let trouble = format!("the listing index in {} is behind: {error}", self.root.display());
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
+    }
+
+    /// Opens the index; answers with what it has seen.
+    fn open(&mut self) -> Option<HashMap<u16, u64>> {
+        let root = &self.root;
+        let opened =
+            self.ballast.lend(|| index_db::open(root).and_then(|db| Ok((index_db::applied(&db)?, db))));
+        match opened {
+            Ok((applied, db)) => {
+                self.db = Some(db);
+                Some(applied)
+            }
+            Err(error) => {
+                self.fall_behind(&error.to_string());
+                None
+            }
+        }
+    }
+
+    /// Opens the index again and takes over what it missed. A slot that is not in service is passed over.
+    fn catch_up(&mut self) {
+        let Some(applied) = self.open() else { return };
+        let caught_up = Slot::all()
+            .filter(|slot| self.slots.disk(*slot) == self.disk && self.slots.state(*slot) == State::Ready)
+            .try_for_each(|slot| {
+                let seen = applied.get(&(slot.index() as u16)).copied().unwrap_or(0);
+                let change = Change::since(&schema::open_reader(self.slots.dir(slot))?, slot, seen)?;
+                let changes: Vec<Change> = change.into_iter().collect();
+                self.db.as_ref().map_or(Ok(()), |db| self.ballast.lend(|| apply(db, &changes)))
+            });
+        match caught_up {
+            Ok(()) => {
+                tracing::warn!(disk = %self.root.display(), "the listing index has caught up");
+                *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            }
+            Err(error) => self.fall_behind(&error.to_string()),
         }
     }
 }

@@ -10,6 +10,7 @@ use std::path::Path;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, ToSql};
 
+use super::schema::is_damaged;
 use super::types::Entry;
 use crate::base::slot::Slot;
 
@@ -110,16 +111,16 @@ pub struct Page {
 /// Opens the index of the disk at `root`, and makes it where it is missing or damaged.
 pub(super) fn open(root: &Path) -> Result<Connection> {
     match try_open(root) {
-        Ok(db) => Ok(db),
-        Err(error) => {
+        Err(error) if is_damaged(&error) => {
             tracing::warn!(disk = %root.display(), %error, "the listing index is damaged and is made again");
             discard(root);
             try_open(root)
         }
+        result => result,
     }
 }
 
-/// Removes the index; the next start makes it again.
+/// Removes the index; the next opening makes it again.
 pub(super) fn discard(root: &Path) {
     for file in FILES {
         if let Err(error) = std::fs::remove_file(root.join(file))

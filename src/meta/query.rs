@@ -5,6 +5,7 @@ use rusqlite::{Connection, OptionalExtension, Result, Row as SqlRow};
 
 use super::schema::{part_key, part_of};
 use super::types::{BlobMeta, Entry, Failure, Row};
+use crate::base::checksum::first_mismatch;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::ids::{BlobId, ChunkId};
@@ -18,10 +19,10 @@ macro_rules! select_record {
     };
 }
 
-fn corrupt(what: &str) -> rusqlite::Error {
+pub(super) fn corrupt(what: &str) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(
         rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-        Some(format!("a row holds an invalid {what}")),
+        Some(format!("damaged: {what}")),
     )
 }
 
@@ -111,7 +112,14 @@ pub(super) fn parts(
         .query_map(range, |row| {
             Ok((part_of(row.get(0)?), Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?)))
         })?
-        .collect::<Result<_>>()?;
+        .collect::<Result<Vec<_>>>()?;
+    for (number, bytes) in &inline {
+        let sums = parts.get((number - first) as usize).map_or(&[][..], |part| &part.sums);
+        if first_mismatch(bytes, sums).is_some() {
+            let message = format!("row {} is damaged: the checksum of its part {number} is wrong", row.0);
+            return Err(Error::new(Code::Internal, message).into());
+        }
+    }
     Ok(Parts { first, parts, inline })
 }
 
@@ -126,13 +134,25 @@ fn missing_parts(db: &Connection, row: Row) -> Result<Failure> {
 }
 
 /// Up to `count` chunk ids from chunk `first` on.
-pub(super) fn chunk_ids(db: &Connection, row: Row, first: u64, count: u64) -> Result<Vec<ChunkId>> {
+///
+/// # Errors
+/// Refused when the version was deleted and its chunks dropped meanwhile.
+pub(super) fn chunk_ids(
+    db: &Connection,
+    row: Row,
+    first: u64,
+    count: u64,
+) -> std::result::Result<Vec<ChunkId>, Failure> {
     let mut statement = db.prepare_cached("SELECT chunk_id FROM parts WHERE key = ?1")?;
     (first..first + count)
         .map(|chunk| {
-            statement.query_row([part_key(row, chunk * PARTS_PER_CHUNK)], |row| {
+            let id = statement.query_row([part_key(row, chunk * PARTS_PER_CHUNK)], |row| {
                 row.get_ref(0)?.as_blob()?.try_into().map(ChunkId).map_err(|_| corrupt("chunk_id"))
-            })
+            });
+            match id.optional()? {
+                Some(id) => Ok(id),
+                None => Err(missing_parts(db, row)?),
+            }
         })
         .collect()
 }

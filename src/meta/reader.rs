@@ -21,6 +21,7 @@ use crate::base::error::{Code, Error, Result};
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
+use crate::io::ballast::Ballast;
 use crate::limits::READER_QUEUE;
 use crate::wire::condition::Conditions;
 
@@ -31,8 +32,10 @@ pub struct Found {
     pub record: Option<BlobMeta>,
     /// Its parts, when it has at most one.
     pub parts: Option<Parts1>,
-    /// The slot's generation at which this is true.
-    pub generation: u64,
+    /// SHA-256 of its only chunk, when it has one.
+    pub only_chunk: Option<ChunkId>,
+    /// The slot's generation at which this is true; none if a commit was under way.
+    pub generation: Option<u64>,
 }
 
 /// The parts of a blob of at most one part, shared between its readers.
@@ -46,7 +49,6 @@ enum Question {
     Admit { path: String, version: Option<u64>, conditions: Conditions, reply: Reply<()> },
     IsKnown { blob_id: BlobId, reply: Reply<bool> },
     Undropped { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, BlobId)>> },
-    Verify { reply: Reply<()> },
 }
 
 /// The readers of all cores.
@@ -61,12 +63,18 @@ impl Readers {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub fn start(slots: &Arc<Slots>, cores: usize) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
+    pub fn start(
+        slots: &Arc<Slots>,
+        ballast: &Arc<Vec<Ballast>>,
+        open_databases: usize,
+        cores: usize,
+    ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let start = |core| {
             let (queue, questions) = async_channel::bounded(READER_QUEUE);
-            let slots = Arc::clone(slots);
+            let databases = Databases::new(open_databases);
+            let reader = Reader { slots: Arc::clone(slots), ballast: Arc::clone(ballast), databases };
             let thread = thread::Builder::new().name(format!("meta-read-{core}"));
-            Ok((queue, thread.spawn(move || serve(&slots, &questions))?))
+            Ok((queue, thread.spawn(move || reader.run(&questions))?))
         };
         let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
         let (queues, threads) = started?.into_iter().unzip();
@@ -132,34 +140,29 @@ impl Readers {
     pub async fn undropped(&self, slot: Slot, until: Timestamp, limit: usize) -> Result<Vec<(Row, BlobId)>> {
         self.ask(slot, |reply| Question::Undropped { until, limit, reply }).await
     }
-
-    /// Reads the slot's whole database; damage takes the slot out of service.
-    pub async fn verify(&self, slot: Slot) -> Result<()> {
-        self.ask(slot, |reply| Question::Verify { reply }).await
-    }
 }
 
-/// The thread: answers until all askers are gone.
-fn serve(slots: &Arc<Slots>, questions: &Receiver<(Slot, Question)>) {
-    let mut reader = Reader { slots, databases: Databases::new() };
-    while let Ok((slot, question)) = questions.recv_blocking() {
-        reader.answer(slot, question);
-    }
-}
-
-struct Reader<'a> {
-    slots: &'a Slots,
+struct Reader {
+    slots: Arc<Slots>,
+    ballast: Arc<Vec<Ballast>>,
     databases: Databases,
 }
 
-impl Reader<'_> {
+impl Reader {
+    /// The thread: answers until the queue is closed.
+    fn run(mut self, questions: &Receiver<(Slot, Question)>) {
+        while let Ok((slot, question)) = questions.recv_blocking() {
+            self.answer(slot, question);
+        }
+    }
+
     fn answer(&mut self, slot: Slot, question: Question) {
         match question {
             Question::Find { path, version, reply } => {
                 let generation = self.slots.generation(slot);
                 self.reply(slot, reply, |db| {
                     let Some(db) = db else {
-                        return Ok(Found { record: None, parts: None, generation });
+                        return Ok(Found { record: None, parts: None, only_chunk: None, generation });
                     };
                     find(db, &path, version, generation)
                 });
@@ -176,7 +179,7 @@ impl Reader<'_> {
             }
             Question::ChunkIds { row, first, count, reply } => {
                 self.reply(slot, reply, |db| {
-                    Ok(db.map_or(Ok(Vec::new()), |db| query::chunk_ids(db, row, first, count))?)
+                    db.map_or_else(|| Ok(Vec::new()), |db| query::chunk_ids(db, row, first, count))
                 });
             }
             Question::Admit { path, version, conditions, reply } => {
@@ -193,8 +196,13 @@ impl Reader<'_> {
                     Ok(db.map_or(Ok(Vec::new()), |db| query::undropped(db, until, limit))?)
                 });
             }
-            Question::Verify { reply } => self.reply(slot, reply, |db| Ok(db.map_or(Ok(()), quick_check)?)),
         }
+    }
+
+    /// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
+    fn open(&mut self, slot: Slot) -> rusqlite::Result<&Connection> {
+        let (slots, ballast) = (&self.slots, &self.ballast[self.slots.disk(slot)]);
+        self.databases.get(slot, || ballast.lend(|| schema::open_reader(slots.dir(slot))))
     }
 
     /// Answers by the slot's database; an unborn slot has none.
@@ -206,7 +214,7 @@ impl Reader<'_> {
     ) {
         let result = match self.slots.state(slot) {
             State::Unborn => answer(None),
-            _ => match self.databases.get(slot, || schema::open_reader(self.slots.dir(slot))) {
+            _ => match self.open(slot) {
                 Ok(db) => answer(Some(db)),
                 Err(error) => Err(error.into()),
             },
@@ -215,7 +223,7 @@ impl Reader<'_> {
             Failure::Refused(error) => error,
             Failure::Sql(error) => {
                 self.databases.close(slot);
-                refusal(self.slots, slot, &error)
+                refusal(&self.slots, slot, &error)
             }
         });
         // An asker that is gone needs no answer.
@@ -227,7 +235,7 @@ fn find(
     db: &Connection,
     path: &str,
     version: Option<u64>,
-    generation: u64,
+    generation: Option<u64>,
 ) -> std::result::Result<Found, Failure> {
     let record = match version {
         Some(version) => query::at_version(db, path, version)?,
@@ -236,16 +244,19 @@ fn find(
     let small = record.as_ref().filter(|record| record.tombstoned_at.is_none() && record.parts() <= 1);
     let parts =
         small.map(|record| query::parts(db, record.row, 0, record.parts())).transpose()?.map(Arc::new);
-    Ok(Found { record, parts, generation })
+    let single = record.as_ref().filter(|record| record.tombstoned_at.is_none() && record.chunks() == 1);
+    let only_chunk = single.map(|record| query::chunk_ids(db, record.row, 0, 1)).transpose()?;
+    Ok(Found { record, parts, only_chunk: only_chunk.and_then(|ids| ids.first().copied()), generation })
 }
 
-fn quick_check(db: &Connection) -> rusqlite::Result<()> {
-    let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
-    if verdict == "ok" {
-        return Ok(());
+/// Reads a slot's whole database on a connection of its own; damage takes the slot out of service. Blocking.
+pub fn verify(slots: &Slots, slot: Slot) {
+    let check = || {
+        let db = schema::open_reader(slots.dir(slot))?;
+        let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+        if verdict == "ok" { Ok(()) } else { Err(query::corrupt(&verdict.replace('\n', "; "))) }
+    };
+    if let Err(error) = check() {
+        refusal(slots, slot, &error);
     }
-    Err(rusqlite::Error::SqliteFailure(
-        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT),
-        Some(verdict.replace('\n', "; ")),
-    ))
 }

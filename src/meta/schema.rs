@@ -6,14 +6,23 @@
 
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, io};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::ffi::{
+    SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_SHMSIZE,
+    SQLITE_IOERR_SHORT_READ,
+};
+use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::types::Row;
+use crate::io::steps;
 
 /// File name of a slot's database.
 pub(super) const FILE: &str = "meta.sqlite3";
+
+/// Its name while it is made.
+const NEW_FILE: &str = "meta.sqlite3.new";
 
 /// "AmBr" in the file's header: this is a slot of AmberBlob.
 const APPLICATION_ID: i32 = 0x416d_4272;
@@ -101,26 +110,113 @@ pub enum Durability {
     Relaxed,
 }
 
-/// Whether the slot in `dir` has a database.
-pub fn exists(dir: &Path) -> bool {
-    dir.join(FILE).exists()
+/// What a slot's directory holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or what a birth that a crash cut off left.
+    Nothing,
+    /// A database.
+    Database,
+    /// Blobs or logs of a database that is not there.
+    Remains,
 }
 
-/// Makes a new database in `dir`, on disk with its directory entry when this returns.
-pub(super) fn create(dir: &Path, durability: Durability) -> rusqlite::Result<Connection> {
-    let flags =
-        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(dir.join(FILE), flags)?;
-    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
-    prepare_writer(&db, durability)?;
-    // A crash may have left an empty file, or the whole schema: one transaction makes all of it or nothing.
-    let made: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if made == 0 {
-        db.execute_batch(&format!(
-            "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
-        ))?;
+/// Looks into a slot's directory.
+///
+/// # Errors
+/// Those of readdir(3).
+pub fn find(dir: &Path) -> io::Result<Found> {
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(error),
+    };
+    let mut found = Found::Nothing;
+    for entry in entries {
+        let name = entry?.file_name();
+        if name == FILE {
+            return Ok(Found::Database);
+        }
+        if !name.to_string_lossy().starts_with(NEW_FILE) {
+            found = Found::Remains;
+        }
     }
-    Ok(db)
+    Ok(found)
+}
+
+/// Makes a new database in `dir`: whole and on disk, or not there at all.
+///
+/// # Errors
+/// Those of SQLite and of the file steps.
+pub(super) fn create(dir: &Path) -> Result<(), CreateError> {
+    let new = dir.join(NEW_FILE);
+    for ending in ["", "-journal", "-wal", "-shm"] {
+        match fs::remove_file(dir.join(format!("{NEW_FILE}{ending}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    let db = Connection::open(&new)?;
+    db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // It is synced as a whole below; the log is written back and removed at the close.
+    db.pragma_update(None, "synchronous", "OFF")?;
+    db.pragma_update(None, "journal_mode", "WAL")?;
+    db.execute_batch(&format!(
+        "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+    ))?;
+    db.close().map_err(|(_, error)| error)?;
+    fs::File::open(&new)?.sync_all()?;
+    fs::rename(&new, dir.join(FILE))?;
+    steps::sync_dir(dir)?;
+    Ok(())
+}
+
+/// Why a database cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CreateError {
+    /// SQLite failed.
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    /// A file step failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl CreateError {
+    /// Whether the disk has no space.
+    pub(super) fn is_full(&self) -> bool {
+        match self {
+            Self::Sql(error) => is_full(error),
+            Self::Io(error) => error.raw_os_error() == Some(libc::ENOSPC),
+        }
+    }
+}
+
+/// Whether SQLite failed because the disk has no space; for its shared memory it has a code of its own.
+pub(super) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+        || error.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE)
+}
+
+/// Whether the database is damaged, as opposed to out of reach for now.
+pub(super) fn is_damaged(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+        || error.sqlite_extended_error_code().is_some_and(|code| {
+            [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC]
+                .contains(&code)
+        })
+}
+
+/// Syncs the log that a killed process left: what a reader of it will see must be on disk.
+///
+/// # Errors
+/// Those of fsync(2).
+pub(super) fn sync_log(dir: &Path) -> io::Result<()> {
+    match fs::File::open(dir.join(format!("{FILE}-wal"))) {
+        Ok(log) => log.sync_all().and_then(|()| steps::sync_dir(dir)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Opens the database in `dir` for its writer.

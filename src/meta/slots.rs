@@ -1,7 +1,7 @@
 //! What all threads share of the slots: where each lives, whether it is in service, and its generation.
 //!
-//! A slot's generation rises at every commit, before the commit is answered. An answer read at a generation is good
-//! while the generation is the same.
+//! A slot's generation is odd while a commit is under way, in which readers may already see it, and even otherwise. An
+//! answer read at an even generation is good while the generation is the same (a sequence lock, Lameter 2005).
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
@@ -76,13 +76,15 @@ impl Slots {
         STATES[usize::from(self.entry(slot).state.load(Ordering::Acquire))]
     }
 
-    /// The slot's generation.
-    pub fn generation(&self, slot: Slot) -> u64 {
-        self.entry(slot).generation.load(Ordering::Acquire)
+    /// The slot's generation; none while a commit is under way.
+    pub fn generation(&self, slot: Slot) -> Option<u64> {
+        let generation = self.entry(slot).generation.load(Ordering::SeqCst);
+        generation.is_multiple_of(2).then_some(generation)
     }
 
-    pub(super) fn raise_generation(&self, slot: Slot) {
-        self.entry(slot).generation.fetch_add(1, Ordering::AcqRel);
+    /// A commit begins, or has ended.
+    pub(super) fn step_generation(&self, slot: Slot) {
+        self.entry(slot).generation.fetch_add(1, Ordering::SeqCst);
     }
 
     pub(super) fn set_ready(&self, slot: Slot) {

@@ -10,13 +10,13 @@ use std::thread::{self, JoinHandle};
 
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
-use rusqlite::{Connection, ErrorCode};
+use rusqlite::Connection;
 
 use super::apply::{self, Moment};
 use super::databases::Databases;
 use super::index::{Change, Indexes};
 use super::query;
-use super::schema::{self, Durability};
+use super::schema::{self, CreateError, Durability, is_damaged, is_full};
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
 use crate::base::clock::Timestamp;
@@ -25,7 +25,8 @@ use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
-use crate::limits::{COMMIT_BATCH, WRITER_QUEUE};
+use crate::io::steps::create_dir_synced;
+use crate::limits::{COMMIT_BATCH, VACUUM_PAGES, WRITER_QUEUE};
 use crate::wire::condition::Conditions;
 
 enum Op {
@@ -60,6 +61,8 @@ pub struct Rules {
     pub keep_versions: u64,
     /// Each disk's ballast, given up when a delete finds no space.
     pub ballast: Arc<Vec<Ballast>>,
+    /// Databases that one thread keeps open.
+    pub open_databases: usize,
 }
 
 /// The writers of all cores.
@@ -86,7 +89,7 @@ impl Writers {
                 slots: Arc::clone(slots),
                 indexes: indexes.clone(),
                 rules: rules.clone(),
-                databases: Databases::new(),
+                databases: Databases::new(rules.open_databases),
             };
             let thread = thread::Builder::new().name(format!("meta-write-{core}")).spawn(move || {
                 Slot::all().filter(|slot| slot.core(cores) == core).for_each(|slot| writer.check(slot));
@@ -124,6 +127,15 @@ impl Writers {
             self.ask(slot, Op::Birth).await
         } else {
             self.slots.admit(slot)
+        }
+    }
+
+    /// Looks again at a slot that could not be checked after the start.
+    pub async fn recheck(&self, slot: Slot) {
+        let (reply, checked) = oneshot::channel();
+        // The outcome is the slot's state.
+        if self.queues[slot.core(self.queues.len())].send((slot, Op::Birth(reply))).await.is_ok() {
+            let _ = checked.await;
         }
     }
 
@@ -166,18 +178,18 @@ fn stopped() -> Error {
 
 /// Turns a failure of SQLite into what the client is told, and takes a damaged slot out of service.
 pub(super) fn refusal(slots: &Slots, slot: Slot, error: &rusqlite::Error) -> Error {
-    match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => {
-            Error::new(Code::DiskFull, "the disk is full: delete blobs or add space, then try again")
-        }
-        Some(ErrorCode::DatabaseBusy | ErrorCode::OutOfMemory) => {
-            Error::new(Code::SlotUnavailable, format!("slot {slot}: {error}: try again"))
-        }
-        _ => {
-            slots.fail(slot, format!("{}: {error}", slots.dir(slot).join(schema::FILE).display()));
-            Error::new(Code::SlotUnavailable, format!("slot {slot} is out of service: {error}; see /readyz"))
-        }
+    if is_full(error) {
+        return Error::new(Code::DiskFull, "the disk is full: delete blobs or add space, then try again");
     }
+    if is_damaged(error) {
+        slots.fail(slot, format!("{}: {error}", slots.dir(slot).join(schema::FILE).display()));
+        return Error::new(
+            Code::SlotUnavailable,
+            format!("slot {slot} is out of service: {error}; see /readyz"),
+        );
+    }
+    tracing::warn!(%slot, %error, "a slot cannot be reached for now");
+    Error::new(Code::SlotUnavailable, format!("slot {slot} cannot be reached for now: {error}: try again"))
 }
 
 /// A transaction that did not come to pass.
@@ -221,16 +233,21 @@ impl Writer {
             Ok(()) => self.slots.set_ready(slot),
             Err(error) => {
                 self.databases.close(slot);
+                // One that is not damaged is looked at again.
                 refusal(&self.slots, slot, &error);
-                if self.slots.state(slot) == State::Unchecked {
-                    self.slots.fail(slot, error.to_string());
-                }
             }
         }
     }
 
     fn try_check(&mut self, slot: Slot) -> rusqlite::Result<()> {
-        let db = open(&mut self.databases, &self.slots, slot, self.rules.durability)?;
+        if self.rules.durability == Durability::Full
+            && let Err(error) = schema::sync_log(self.slots.dir(slot))
+        {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+            return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
+        }
+        let applied = self.indexes.applied(slot);
+        let db = self.open(slot)?;
         let staged = query::staged(db)?;
         if !staged.is_empty() {
             db.execute_batch("BEGIN IMMEDIATE")?;
@@ -239,16 +256,20 @@ impl Writer {
             }
             db.execute_batch("COMMIT")?;
         }
-        self.slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
-        let (last, indexed) = (query::last_seq(db)?, self.indexes.applied(slot));
-        if last != indexed {
-            // An index that is ahead of its slot has seen what the slot lost: it starts again.
-            let reset = indexed > last;
-            let paths = query::changed_since(db, if reset { 0 } else { indexed })?;
-            let entries = query::entries(db, &paths)?;
-            self.indexes.apply(self.slots.disk(slot), Change { slot, seq: last, reset, entries });
+        let oldest = query::oldest_undropped(db)?;
+        let change = Change::since(db, slot, applied)?;
+        self.slots.set_oldest_tombstone(slot, oldest);
+        if let Some(change) = change {
+            self.indexes.apply(self.slots.disk(slot), change);
         }
         Ok(())
+    }
+
+    /// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
+    fn open(&mut self, slot: Slot) -> rusqlite::Result<&Connection> {
+        let (slots, rules) = (&self.slots, &self.rules);
+        let ballast = &rules.ballast[slots.disk(slot)];
+        self.databases.get(slot, || ballast.lend(|| schema::open_writer(slots.dir(slot), rules.durability)))
     }
 
     /// Makes the changes of one slot, and answers them.
@@ -272,18 +293,22 @@ impl Writer {
                 }
             }
             Err(Aborted::InCommit(error)) => {
-                self.databases.close(slot);
-                self.slots
-                    .fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
-                let unknown = Error::new(
-                    Code::OutcomeUnknown,
-                    format!("slot {slot}: the commit failed and may or may not be on disk: {error}"),
-                );
+                let unknown = self.in_doubt(slot, &error);
                 for op in ops {
                     op.answer(Err(unknown.clone()));
                 }
             }
         }
+    }
+
+    /// After a commit that may be on disk or not: nobody reads or writes the slot until a restart has read its log.
+    fn in_doubt(&mut self, slot: Slot, error: &rusqlite::Error) -> Error {
+        self.databases.close(slot);
+        self.slots.fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
+        Error::new(
+            Code::OutcomeUnknown,
+            format!("slot {slot}: the commit failed and may or may not be on disk: {error}"),
+        )
     }
 
     /// Makes one change by itself, on a disk that is full; what gives space back gets the ballast.
@@ -292,54 +317,46 @@ impl Writer {
         loop {
             match self.transaction(slot, std::slice::from_ref(op)) {
                 Ok(mut results) => return results.pop().unwrap_or_else(|| Err(stopped())),
-                Err(Aborted::Before(error) | Aborted::InCommit(error)) => {
-                    if is_full(&error) && frees && self.rules.ballast[self.slots.disk(slot)].give_up() {
+                Err(Aborted::Before(error) | Aborted::InCommit(error)) if is_full(&error) => {
+                    if frees && self.rules.ballast[self.slots.disk(slot)].give_up() {
                         continue;
                     }
                     return Err(refusal(&self.slots, slot, &error));
                 }
+                Err(Aborted::Before(error)) => {
+                    self.databases.close(slot);
+                    return Err(refusal(&self.slots, slot, &error));
+                }
+                Err(Aborted::InCommit(error)) => return Err(self.in_doubt(slot, &error)),
             }
         }
     }
 
     /// Makes an unborn slot, and refuses one that is out of service.
     fn bring_up(&mut self, slot: Slot) -> Result<()> {
-        if self.slots.state(slot) == State::Unborn {
-            let made = crate::io::steps::create_dir_synced(self.slots.dir(slot))
-                .map_err(|error| (error.raw_os_error() == Some(libc::ENOSPC), error.to_string()))
-                .and_then(|()| {
-                    schema::create(self.slots.dir(slot), self.rules.durability)
-                        .map_err(|error| (is_full(&error), error.to_string()))
-                })
-                .and_then(|db| {
-                    crate::io::steps::sync_dir(self.slots.dir(slot))
-                        .map_err(|error| (false, error.to_string()))?;
-                    Ok(db)
-                });
-            match made {
-                Ok(db) => {
-                    self.databases.insert(slot, db);
-                    self.slots.set_ready(slot);
+        match self.slots.state(slot) {
+            State::Unchecked => self.check(slot),
+            State::Unborn => {
+                let dir = self.slots.dir(slot);
+                let made =
+                    create_dir_synced(dir).map_err(CreateError::from).and_then(|()| schema::create(dir));
+                if let Err(error) = made {
+                    let code = if error.is_full() { Code::DiskFull } else { Code::SlotUnavailable };
+                    return Err(Error::new(code, format!("slot {slot} cannot be made: {error}")));
                 }
-                Err((true, error)) => {
-                    return Err(Error::new(Code::DiskFull, format!("slot {slot} cannot be made: {error}")));
-                }
-                Err((false, error)) => {
-                    return Err(Error::new(
-                        Code::SlotUnavailable,
-                        format!("slot {slot} cannot be made: {error}"),
-                    ));
-                }
+                self.slots.set_ready(slot);
             }
+            State::Ready | State::Failed => {}
         }
         self.slots.admit(slot)
     }
 
     /// One transaction for all of `ops`; a refused one changes nothing and does not stop the others.
     fn transaction(&mut self, slot: Slot, ops: &[Op]) -> std::result::Result<Vec<Result<Answer>>, Aborted> {
-        let db =
-            open(&mut self.databases, &self.slots, slot, self.rules.durability).map_err(Aborted::Before)?;
-        let made = prepare(db, ops, self.rules.keep_versions);
+        let keep_versions = self.rules.keep_versions;
+        self.open(slot).map_err(Aborted::Before)?;
+        let Some(db) = self.databases.at_hand(slot) else { return Ok(Vec::new()) };
+        let made = prepare(db, ops, keep_versions);
         let (results, change) = match made {
             Ok(made) => made,
             Err(error) => {
@@ -347,28 +364,43 @@ impl Writer {
                 return Err(Aborted::Before(error));
             }
         };
-        if let Err(error) = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
+        // Readers may see the commit before this thread knows of it.
+        self.slots.step_generation(slot);
+        let committed = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        if committed.is_err() {
             roll_back(db);
-            return Err(Aborted::InCommit(error));
         }
+        self.slots.step_generation(slot);
+        committed.map_err(Aborted::InCommit)?;
         if let Some((moment, paths)) = change {
-            self.slots.raise_generation(slot);
             if moment.keep_versions > 0 || ops.iter().any(|op| matches!(op, Op::Delete { .. })) {
                 self.slots.note_tombstone(slot, moment.now);
             }
+            let disk = self.slots.disk(slot);
             match query::entries(db, &paths) {
                 Ok(entries) => {
-                    let change = Change { slot, seq: moment.seq, reset: false, entries };
-                    self.indexes.apply(self.slots.disk(slot), change);
+                    self.indexes.apply(disk, Change { slot, seq: moment.seq, reset: false, entries });
                 }
-                Err(error) => self.indexes.fail(self.slots.disk(slot), &error.to_string()),
+                Err(error) => self.indexes.miss(disk, &error),
             }
         }
         if ops.iter().any(|op| matches!(op, Op::Dropped { .. })) {
-            let oldest = query::oldest_undropped(db).map_err(Aborted::InCommit)?;
-            self.slots.set_oldest_tombstone(slot, oldest);
+            self.shrink(slot, db);
         }
         Ok(results)
+    }
+
+    /// After chunks went from the database: gives their pages back to the file system. Nothing depends on it.
+    fn shrink(&self, slot: Slot, db: &Connection) {
+        let shrink = || {
+            self.slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
+            db.execute_batch(&format!(
+                "PRAGMA incremental_vacuum({VACUUM_PAGES}); PRAGMA wal_checkpoint(TRUNCATE);"
+            ))
+        };
+        if let Err(error) = self.rules.ballast[self.slots.disk(slot)].lend(shrink) {
+            tracing::warn!(%slot, %error, "a database cannot be made smaller for now");
+        }
     }
 }
 
@@ -397,25 +429,12 @@ fn prepare(db: &Connection, ops: &[Op], keep_versions: u64) -> rusqlite::Result<
     Ok((results, (!changed.is_empty()).then_some((moment, changed))))
 }
 
-fn open<'a>(
-    databases: &'a mut Databases,
-    slots: &Slots,
-    slot: Slot,
-    durability: Durability,
-) -> rusqlite::Result<&'a Connection> {
-    databases.get(slot, || schema::open_writer(slots.dir(slot), durability))
-}
-
 fn roll_back(db: &Connection) {
     if !db.is_autocommit()
         && let Err(error) = db.execute_batch("ROLLBACK")
     {
         tracing::warn!(%error, "rollback failed");
     }
-}
-
-fn is_full(error: &rusqlite::Error) -> bool {
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
 }
 
 /// Cuts a batch sorted by slot into one group per slot.

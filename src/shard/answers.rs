@@ -10,7 +10,7 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
-use crate::base::ids::BlobId;
+use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::Parts;
 use crate::limits::ANSWERS_MAX;
 use crate::meta::types::BlobMeta;
@@ -21,8 +21,8 @@ pub(super) struct Answer {
     pub(super) record: BlobMeta,
     /// Its parts, when it has at most one.
     pub(super) parts: Option<Arc<Parts>>,
-    /// The generation of its slot at which it was the answer.
-    pub(super) generation: u64,
+    /// SHA-256 of its only chunk, when it has one.
+    pub(super) only_chunk: Option<ChunkId>,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -33,7 +33,8 @@ enum Key {
 
 #[derive(Clone)]
 enum Value {
-    Version(Rc<Answer>),
+    /// With the generation of its slot at which it was the answer.
+    Version(Rc<Answer>, u64),
     Parts(Arc<Parts>),
 }
 
@@ -47,7 +48,9 @@ impl Weighter<Key, Value> for ByMemory {
             Key::Parts(..) => 0,
         };
         let value = match value {
-            Value::Version(answer) => answer.record.headers.len() + answer.parts.as_deref().map_or(0, memory),
+            Value::Version(answer, _) => {
+                answer.record.headers.len() + answer.parts.as_deref().map_or(0, memory)
+            }
             Value::Parts(parts) => memory(parts),
         };
         (key + value + 256) as u64
@@ -70,13 +73,20 @@ impl Answers {
     /// The answer for a path and version, if it is still good at `generation`.
     pub(super) fn version(&self, path: &str, version: Option<u64>, generation: u64) -> Option<Rc<Answer>> {
         match self.0.borrow().get(&Key::Version(path.to_owned(), version)) {
-            Some(Value::Version(answer)) if answer.generation == generation => Some(Rc::clone(answer)),
+            Some(Value::Version(answer, read_at)) if *read_at == generation => Some(Rc::clone(answer)),
             _ => None,
         }
     }
 
-    pub(super) fn insert_version(&self, path: &str, version: Option<u64>, answer: &Rc<Answer>) {
-        self.0.borrow_mut().insert(Key::Version(path.to_owned(), version), Value::Version(Rc::clone(answer)));
+    pub(super) fn insert_version(
+        &self,
+        path: &str,
+        version: Option<u64>,
+        answer: &Rc<Answer>,
+        generation: u64,
+    ) {
+        let key = Key::Version(path.to_owned(), version);
+        self.0.borrow_mut().insert(key, Value::Version(Rc::clone(answer), generation));
     }
 
     /// The parts of a blob that begin with part `first`.

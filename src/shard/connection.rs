@@ -20,7 +20,7 @@ use crate::base::slot::Slot;
 use crate::io::send;
 use crate::limits::{
     BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, ONE_SEND_MAX,
-    REQUEST_LINE_MAX, SEND_PATIENCE, SEND_STALL, SKIP_BODY_MAX,
+    REQUEST_LINE_MAX, SEND_STALL, SEND_TIME, SKIP_BODY_MAX,
 };
 use crate::wire::head::{self, Head, Method, Parsed, Target};
 use crate::wire::response::{ResponseHead, error_body};
@@ -82,14 +82,16 @@ impl Connection {
         result
     }
 
-    /// Sends all of a small buffer.
+    /// Sends all of a buffer.
     pub(super) async fn send(&mut self, buffer: Vec<u8>) -> io::Result<()> {
+        let deadline = Instant::now() + SEND_TIME;
         let mut rest = buffer.slice(..);
         while rest.bytes_init() > 0 {
-            let (sent, back) = send::send_some(&mut self.stream, rest, SEND_PATIENCE).await;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let (sent, back) = send::send_some(&mut self.stream, rest, left).await;
             let sent = sent?;
             if sent == 0 {
-                self.wait_writable().await?;
+                return Err(io::ErrorKind::TimedOut.into());
             }
             let (begin, end) = (back.begin() + sent, back.end());
             rest = back.into_inner().slice(begin..end);
@@ -97,9 +99,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what the client takes at once.
-    pub(super) async fn send_some<B: IoBuf>(&mut self, buffer: B) -> io::Result<(usize, B)> {
-        let (sent, buffer) = send::send_some(&mut self.stream, buffer, SEND_PATIENCE).await;
+    /// Sends what the client takes within `patience`.
+    pub(super) async fn send_some<B: IoBuf>(
+        &mut self,
+        buffer: B,
+        patience: Duration,
+    ) -> io::Result<(usize, B)> {
+        let (sent, buffer) = send::send_some(&mut self.stream, buffer, patience).await;
         Ok((sent?, buffer))
     }
 
@@ -283,6 +289,11 @@ async fn respond(
         ReplyBody::Empty => connection.send(bytes).await?,
         ReplyBody::Bytes(body) => {
             bytes.extend_from_slice(&body);
+            connection.send(bytes).await?;
+        }
+        ReplyBody::Page(body, _share) => {
+            bytes.extend_from_slice(&body);
+            drop(body);
             connection.send(bytes).await?;
         }
         ReplyBody::Blob { blob, first, mut range } if range.end - range.start <= ONE_SEND_MAX => {

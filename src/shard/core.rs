@@ -20,7 +20,9 @@ use super::node::Node;
 use crate::base::clock::Timestamp;
 use crate::io::budget::Budget;
 use crate::io::listen;
-use crate::limits::{CONNECTIONS_PER_CORE, RING_ENTRIES, STOP_TIME, STORAGE_THREADS, UPLOAD_BUFFERS};
+use crate::limits::{
+    BLOCKS_HELD, FIRST_BUFFERS, MORE_BUFFERS, PAGES_HELD, RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
+};
 use crate::metrics::RequestLabels;
 
 /// The state of one core, shared by its tasks.
@@ -28,8 +30,14 @@ pub struct Core {
     pub(super) number: usize,
     pub(super) node: Arc<Node>,
     pub(super) answers: Answers,
-    /// What uploads may hold in buffers.
-    pub(super) uploads: Budget,
+    /// What uploads may hold in first buffers, so that slow ones leave each other room.
+    pub(super) first_buffers: Budget,
+    /// What uploads may hold in further and larger ones.
+    pub(super) more_buffers: Budget,
+    /// What responses may hold in blocks.
+    pub(super) blocks: Budget,
+    /// What listings may hold.
+    pub(super) pages: Budget,
     /// Connections that wait for a request, or for the rest of its head.
     pub(super) waiting: RefCell<HashSet<RawFd>>,
     connections: Cell<usize>,
@@ -43,7 +51,10 @@ impl Core {
             number,
             node,
             answers: Answers::new(),
-            uploads: Budget::new(UPLOAD_BUFFERS),
+            first_buffers: Budget::new(FIRST_BUFFERS),
+            more_buffers: Budget::new(MORE_BUFFERS),
+            blocks: Budget::new(BLOCKS_HELD),
+            pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
             connections: Cell::new(0),
             requests: Cell::new(0),
@@ -116,8 +127,9 @@ pub fn run(
     runtime.block_on(async move {
         let core = Core::new(number, node);
         let listening = listener.as_raw_fd();
-        let listener = TcpListener::from_std(listener)?;
-        let accepting = monoio::spawn(accept(Rc::clone(&core), listener));
+        // Held until the end, so that its descriptor is not another one's when it is shut.
+        let listener = Rc::new(TcpListener::from_std(listener)?);
+        let accepting = monoio::spawn(accept(Rc::clone(&core), Rc::clone(&listener)));
         // Nothing is sent: the channel closes when the node stops.
         let _ = stop.recv().await;
         listen::shut(listening);
@@ -127,12 +139,12 @@ pub fn run(
     })
 }
 
-async fn accept(core: Rc<Core>, listener: TcpListener) {
+async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if core.is_stopping() || core.connections.get() >= CONNECTIONS_PER_CORE {
-                    tracing::warn!(core = core.number, "connection refused: too many, or stopping");
+                if core.is_stopping() || core.connections.get() >= core.node.connections_per_core {
+                    tracing::debug!(core = core.number, "connection refused: too many, or stopping");
                     continue;
                 }
                 monoio::spawn(serve(Rc::clone(&core), stream));

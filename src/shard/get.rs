@@ -37,7 +37,9 @@ const EMPTY_SHA256: [u8; 32] = [
 pub(super) async fn find(core: &Core, path: &BlobPath, version: Option<u64>) -> Result<Rc<Answer>, Failure> {
     let slot = Slot::of(path);
     core.node.slots.admit(slot)?;
-    if let Some(answer) = core.answers.version(path, version, core.node.slots.generation(slot)) {
+    if let Some(generation) = core.node.slots.generation(slot)
+        && let Some(answer) = core.answers.version(path, version, generation)
+    {
         return Ok(answer);
     }
     let missing = || match version {
@@ -49,8 +51,10 @@ pub(super) async fn find(core: &Core, path: &BlobPath, version: Option<u64>) -> 
     }
     let found = core.node.readers.find(slot, path, version).await?;
     let record = found.record.filter(|record| record.tombstoned_at.is_none()).ok_or_else(missing)?;
-    let answer = Rc::new(Answer { record, parts: found.parts, generation: found.generation });
-    core.answers.insert_version(path, version, &answer);
+    let answer = Rc::new(Answer { record, parts: found.parts, only_chunk: found.only_chunk });
+    if let Some(generation) = found.generation {
+        core.answers.insert_version(path, version, &answer, generation);
+    }
     Ok(answer)
 }
 
@@ -65,7 +69,7 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
     let (start, end) = (query.number(Key::Start)?, query.number(Key::End)?);
     let by_query = start.is_some() || end.is_some();
     let wants_range = head.method == Method::Get && head.headers.get("range").is_some();
-    if by_query && head.headers.get("range").is_some() {
+    if by_query && head.method == Method::Get && head.headers.get("range").is_some() {
         return refuse(Code::BadRequest, "give either Range or start/end, not both");
     }
     if let (Some(start), Some(end)) = (start, end)
@@ -162,8 +166,7 @@ fn describe(head: ResponseHead, answer: &Answer, modified: Timestamp, with_type:
 fn digest(answer: &Answer) -> Option<[u8; 32]> {
     match answer.record.chunks() {
         0 => Some(EMPTY_SHA256),
-        1 => answer.parts.as_ref().and_then(|parts| parts.get(0)).map(|part| part.chunk.0),
-        _ => None,
+        _ => answer.only_chunk.map(|chunk| chunk.0),
     }
 }
 

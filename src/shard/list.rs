@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 
 use super::core::Core;
-use super::reply::{Failure, Handled, Reply, refuse};
+use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 use crate::meta::index::{Item, Listing, Page, Seek};
@@ -51,6 +51,7 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
         let troubles = core.node.troubles().join("; ");
         return refuse(Code::SlotUnavailable, format!("a listing needs all slots: {troubles}"));
     }
+    let share = room_for_page(core, listing.limit).await;
     let mut pages = Vec::with_capacity(core.node.indexes.disks());
     for disk in 0..core.node.indexes.disks() {
         pages.push(core.node.indexes.list(disk, listing.clone()).await?);
@@ -74,7 +75,7 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
             }),
         }
     }
-    Ok(Reply::json(200, &answer))
+    Ok(Reply::page(&answer, share))
 }
 
 /// A cursor is a place and its checksum, so that rubbish is not taken for a place.
@@ -100,11 +101,21 @@ fn merge(pages: Vec<Page>, limit: usize) -> Page {
     let mut sources: Vec<_> = pages.into_iter().map(|page| page.items.into_iter().peekable()).collect();
     let mut items: Vec<Item> = Vec::new();
     while let Some(item) = next_item(&mut sources) {
-        if bound.as_ref().is_some_and(|bound| item.after() > *bound) {
+        let past = bound.as_ref().is_some_and(|bound| item.after() > *bound);
+        // A common prefix may begin before the bound and reach beyond it: it is listed, and passed as a whole.
+        let across = past && bound.as_ref().is_some_and(|bound| item.key().as_bytes() <= &bound.0[..]);
+        if past && !across {
             break;
         }
         if items.len() == limit {
             return Page { next: items.last().map(Item::after), items };
+        }
+        if across {
+            let next = Some(item.after());
+            if items.last() != Some(&item) {
+                items.push(item);
+            }
+            return Page { items, next };
         }
         // Several disks may have paths under one common prefix.
         if items.last() != Some(&item) {
@@ -146,6 +157,12 @@ mod tests {
     fn nothing_is_listed_beyond_what_every_disk_has_looked_at() {
         let merged = merge(vec![page(&["a/", "x/"], None), page(&["b/"], Some("c"))], 9);
         assert_eq!(merged, page(&["a/", "b/"], Some("c")), "there may be a d/ on the second disk");
+    }
+
+    #[test]
+    fn a_prefix_across_the_end_of_a_scan_is_listed_once() {
+        let merged = merge(vec![page(&["a/"], None), page(&[], Some("a/5"))], 9);
+        assert_eq!(merged, Page { items: vec![prefix("a/")], next: Some(Seek::after_prefix("a/")) });
     }
 
     #[test]

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use crate::base::slot::Slot;
 use crate::chunk::disk::Disk;
-use crate::chunk::incoming::Mode;
 use crate::chunk::sweep::LiveUploads;
 use crate::io::cache::BlockCache;
 use crate::meta::index::Indexes;
@@ -23,7 +22,7 @@ pub struct Node {
     /// Its slots.
     pub slots: Arc<Slots>,
     /// Its disks, by number.
-    pub disks: Vec<Disk>,
+    pub disks: Vec<Arc<Disk>>,
     /// The metadata readers.
     pub readers: Readers,
     /// The metadata writers.
@@ -40,24 +39,21 @@ pub struct Node {
     pub synced: bool,
     /// How long the chunks of a deleted version stay.
     pub tombstone_grace: Duration,
+    /// Connections that one core takes.
+    pub connections_per_core: usize,
     /// Set once the node begins to stop.
     pub stopping: AtomicBool,
 }
 
 impl Node {
     /// The disk of a slot.
-    pub fn disk(&self, slot: Slot) -> &Disk {
+    pub fn disk(&self, slot: Slot) -> &Arc<Disk> {
         &self.disks[self.slots.disk(slot)]
     }
 
     /// The directory of a slot.
     pub fn slot_dir(&self, slot: Slot) -> &Path {
         self.slots.dir(slot)
-    }
-
-    /// How chunks of a slot are written.
-    pub fn mode(&self, slot: Slot) -> Mode {
-        Mode { direct: self.disk(slot).direct(), synced: self.synced }
     }
 
     /// Whether the node is on its way out.
@@ -78,7 +74,7 @@ impl Node {
         for slot in Slot::all().filter(|slot| self.slots.state(*slot) == State::Failed) {
             troubles.push(format!("slot {slot}: {}", self.slots.reason(slot)));
         }
-        troubles.extend((0..self.disks.len()).filter_map(|disk| self.indexes.failure(disk)));
+        troubles.extend((0..self.disks.len()).filter_map(|disk| self.indexes.trouble(disk)));
         troubles
     }
 

@@ -1,7 +1,10 @@
 //! PUT: receive, hash and write at once; sync; then one commit makes the blob visible.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
+
+use monoio::time::timeout;
 
 use serde::Serialize;
 
@@ -18,7 +21,9 @@ use crate::chunk::incoming::{self, Incoming, Received};
 use crate::io::budget::Share;
 use crate::io::buffer::Buffer;
 use crate::io::file::on_storage_thread;
-use crate::limits::{BLOB_MAX, BUFFER_MAX, BUFFER_MIN, FAST_FILL, STAGE_CHUNKS, WRITES_IN_FLIGHT};
+use crate::limits::{
+    BLOB_MAX, BUFFER_MAX, BUFFER_MIN, BUFFER_WAIT, FAST_FILL, STAGE_CHUNKS, WRITES_IN_FLIGHT,
+};
 use crate::meta::types::{NewBlob, Row, Stored};
 use crate::wire::condition::Conditions;
 use crate::wire::digest::parse_sha256;
@@ -141,7 +146,8 @@ impl Upload<'_> {
         let digest_wanted = !request.digests.is_empty() || head.framing == Framing::Chunked;
         let node = &self.core.node;
         let slot_dir = node.slot_dir(self.slot).to_path_buf();
-        let mut incoming = Incoming::new(slot_dir, self.blob, node.mode(self.slot), digest_wanted);
+        let disk = Arc::clone(node.disk(self.slot));
+        let mut incoming = Incoming::new(disk, slot_dir, self.blob, node.synced, digest_wanted);
         self.receive(connection, body, &mut incoming).await?;
         let received = incoming.finish().await.map_err(|error| self.file_error(&error))?;
         check_digests(&received, request, body)?;
@@ -167,7 +173,7 @@ impl Upload<'_> {
         body: &mut Body,
         incoming: &mut Incoming,
     ) -> Result<(), Failure> {
-        let mut buffers = Buffers::new(self.core).await;
+        let mut buffers = Buffers::new(self.core).await?;
         let mut buffer = buffers.first();
         let mut since = Instant::now();
         loop {
@@ -190,6 +196,8 @@ impl Upload<'_> {
             }
             if since.elapsed() < FAST_FILL {
                 buffers.grow();
+            } else {
+                buffers.shrink();
             }
             let back = incoming
                 .write(buffer, last, body.remaining(), buffers.in_flight())
@@ -259,19 +267,22 @@ fn check_digests(received: &Received, request: &Request, body: &Body) -> Result<
     Ok(())
 }
 
-/// The buffers of one upload, taken from the core's budget: one small one at first, larger and more of them for a
-/// client that fills them fast.
+/// The buffers of one upload, taken from the core's budgets: one small one at first, larger and more of them for as
+/// long as the client fills them fast.
 struct Buffers<'a> {
     core: &'a Core,
     size: usize,
     in_flight: usize,
-    shares: Vec<Share>,
+    _first: Share,
+    more: Vec<Share>,
 }
 
 impl<'a> Buffers<'a> {
-    async fn new(core: &'a Core) -> Self {
-        let share = core.uploads.take(BUFFER_MIN).await;
-        Self { core, size: BUFFER_MIN, in_flight: 0, shares: vec![share] }
+    async fn new(core: &'a Core) -> Result<Self, Failure> {
+        match timeout(BUFFER_WAIT, core.first_buffers.take(BUFFER_MIN)).await {
+            Ok(first) => Ok(Self { core, size: BUFFER_MIN, in_flight: 0, _first: first, more: Vec::new() }),
+            Err(_) => refuse(Code::SlotUnavailable, "too many uploads are under way on this core: try again"),
+        }
     }
 
     fn first(&self) -> Buffer {
@@ -286,11 +297,19 @@ impl<'a> Buffers<'a> {
     fn grow(&mut self) {
         let held = self.size * (self.in_flight + 1);
         let size = (self.size * 4).min(BUFFER_MAX);
-        if let Some(share) = self.core.uploads.try_take((size * (WRITES_IN_FLIGHT + 1)).saturating_sub(held))
+        let wanted = size * (WRITES_IN_FLIGHT + 1);
+        if wanted > held
+            && let Some(share) = self.core.more_buffers.try_take(wanted - held)
         {
-            self.shares.push(share);
+            self.more.push(share);
             (self.size, self.in_flight) = (size, WRITES_IN_FLIGHT);
         }
+    }
+
+    /// Gives all but the first one back.
+    fn shrink(&mut self) {
+        self.more.clear();
+        (self.size, self.in_flight) = (BUFFER_MIN, 0);
     }
 
     /// The next buffer to fill: one that came back if it has the right size.

@@ -5,8 +5,11 @@ use std::rc::Rc;
 
 use serde::Serialize;
 
+use super::core::Core;
 use super::stream::{Blob, Piece};
 use crate::base::error::{Code, Error};
+use crate::io::budget::Share;
+use crate::limits::ENTRY_SIZE;
 use crate::wire::multipart::Multipart;
 use crate::wire::range::ByteRange;
 use crate::wire::response::ResponseHead;
@@ -23,6 +26,8 @@ pub(super) struct Reply {
 pub(super) enum ReplyBody {
     Empty,
     Bytes(Vec<u8>),
+    /// A listing, with its share of what listings may hold.
+    Page(Vec<u8>, Share),
     /// A range that is not empty, and its first bytes, read before the head goes out.
     Blob {
         blob: Rc<Blob>,
@@ -47,6 +52,15 @@ impl Reply {
         Self::json_with(status, ResponseHead::new(status), value)
     }
 
+    /// A listing.
+    pub(super) fn page(value: &impl Serialize, share: Share) -> Self {
+        let mut reply = Self::json(200, value);
+        if let ReplyBody::Bytes(bytes) = reply.body {
+            reply.body = ReplyBody::Page(bytes, share);
+        }
+        reply
+    }
+
     /// A JSON response with more fields.
     pub(super) fn json_with(status: u16, head: ResponseHead, value: &impl Serialize) -> Self {
         // The types of this crate serialize: maps have string keys and nothing fails on its own.
@@ -54,6 +68,11 @@ impl Reply {
         let head = head.header("Content-Type", "application/json").header("Content-Length", body.len());
         Self { status, head, body: ReplyBody::Bytes(body) }
     }
+}
+
+/// Waits for room for a listing of `entries`.
+pub(super) async fn room_for_page(core: &Core, entries: usize) -> Share {
+    core.pages.take(entries * ENTRY_SIZE).await
 }
 
 /// Why a request gets no reply of its own.

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use monoio::buf::IoBuf;
@@ -20,8 +21,9 @@ use crate::base::error::{Code, Error};
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::chunk::read::Source;
+use crate::io::budget::Share;
 use crate::io::cache::BlockSlice;
-use crate::limits::{PART_SIZE, PARTS_PER_QUESTION, READ_AHEAD};
+use crate::limits::{PART_SIZE, PARTS_PER_QUESTION, READ_AHEAD, SEND_PATIENCE, SMALL_BLOCK};
 
 /// A live version that is being read.
 pub(super) struct Blob {
@@ -31,10 +33,9 @@ pub(super) struct Blob {
 }
 
 /// Some consecutive bytes of a blob.
-#[derive(Clone)]
 pub(super) enum Piece {
-    /// From the block cache.
-    Block(BlockSlice),
+    /// From the block cache, with its share of what the core's responses may hold.
+    Block(BlockSlice, #[expect(dead_code, reason = "held until the piece is dropped")] Share),
     /// From the metadata.
     Inline(Bytes),
 }
@@ -42,14 +43,14 @@ pub(super) enum Piece {
 impl Piece {
     pub(super) fn bytes(&self) -> &[u8] {
         match self {
-            Self::Block(block) => block.bytes(),
+            Self::Block(block, _) => block.bytes(),
             Self::Inline(bytes) => bytes,
         }
     }
 
     fn advance(&mut self, n: usize) {
         match self {
-            Self::Block(block) => block.advance(n),
+            Self::Block(block, _) => block.advance(n),
             Self::Inline(bytes) => drop(bytes.split_to(n)),
         }
     }
@@ -73,6 +74,11 @@ impl Blob {
 
     /// The bytes `range`, or the first of them.
     pub(super) async fn read(&self, range: Range<u64>) -> Result<Piece, Error> {
+        let share = self.core.blocks.take(cost(&range)).await;
+        self.read_with(share, range).await
+    }
+
+    async fn read_with(&self, share: Share, range: Range<u64>) -> Result<Piece, Error> {
         let number = range.start / PART_SIZE;
         let start = number * PART_SIZE;
         let within = range.start - start..(range.end - start).min(PART_SIZE);
@@ -90,7 +96,8 @@ impl Blob {
             direct: node.disk(self.slot).direct(),
             size: self.answer.record.size,
         };
-        source.read(&node.cache, number, part, within).await.map(Piece::Block).map_err(|error| {
+        let block = source.read(&node.cache, number, part, within).await;
+        block.map(|block| Piece::Block(block, share)).map_err(|error| {
             node.metrics.read_failures.inc();
             tracing::error!(slot = %self.slot, path = %source.slot_dir.display(), %error, "cannot read a blob");
             Error::new(Code::Internal, error.to_string())
@@ -125,29 +132,42 @@ impl Blob {
     ) -> Result<(), Failure> {
         let mut ahead = ReadAhead::new(self, &range);
         let mut at = range.start;
+        // What is taken at a time: a client that does not keep up gets small pieces, and larger ones when it does again.
+        let mut stride = PART_SIZE;
         while at < range.end {
-            ahead.fill();
+            if stride == PART_SIZE {
+                ahead.fill();
+            }
             let mut piece = match first.take() {
                 Some(first) => first,
-                None => ahead.take(at).await.map_err(|_| Failure::Gone)?,
+                None => ahead.take(at, stride).await.map_err(|_| Failure::Gone)?,
             };
+            let begun = Instant::now();
+            stride = (stride * 2).min(PART_SIZE);
             while !piece.bytes().is_empty() {
-                let (sent, rest) = connection.send_some(piece).await?;
+                let patience = SEND_PATIENCE.saturating_sub(begun.elapsed());
+                let (sent, rest) = connection.send_some(piece, patience).await?;
                 piece = rest;
-                if sent == 0 {
-                    // The client does not read: let go of everything, and read it again when it does.
-                    drop(piece);
-                    ahead.forget(at);
-                    connection.wait_writable().await?;
-                    break;
-                }
                 piece.advance(sent);
                 at += sent as u64;
                 self.core.node.metrics.sent.inc_by(sent as u64);
+                if !piece.bytes().is_empty() && begun.elapsed() >= SEND_PATIENCE {
+                    // Let go of everything, and read it again when the client does.
+                    drop(piece);
+                    ahead.forget(at);
+                    stride = SMALL_BLOCK;
+                    connection.wait_writable().await?;
+                    break;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Bytes of the block that a range is read as.
+fn cost(range: &Range<u64>) -> usize {
+    (if range.end - range.start > PART_SIZE / 4 { PART_SIZE } else { SMALL_BLOCK }) as usize
 }
 
 /// Reads of the parts that come next, begun before they are sent.
@@ -165,23 +185,25 @@ impl<'a> ReadAhead<'a> {
         Self { blob, end: range.end, next: part_end(range.start), reads: VecDeque::new() }
     }
 
-    /// Begins the reads that come next.
+    /// Begins the reads that come next, as far as there is room for their blocks.
     fn fill(&mut self) {
         while self.next < self.end && self.reads.len() <= READ_AHEAD {
             let (blob, range) = (Rc::clone(self.blob), self.next..part_end(self.next).min(self.end));
+            let Some(share) = self.blob.core.blocks.try_take(cost(&range)) else { return };
             let (start, end) = (range.start, range.end);
-            self.reads.push_back((start, monoio::spawn(async move { blob.read(range).await })));
+            self.reads.push_back((start, monoio::spawn(async move { blob.read_with(share, range).await })));
             self.next = end;
         }
     }
 
-    /// The piece that begins at `at`.
-    async fn take(&mut self, at: u64) -> Result<Piece, Error> {
-        match self.reads.pop_front_if(|(start, _)| *start == at) {
-            Some((_, read)) => read.await,
-            // The first part, or the rest of one whose last piece was not all of it.
-            None => self.blob.read(at..part_end(at).min(self.end)).await,
+    /// The piece that begins at `at`, of `stride` bytes if it was not read ahead.
+    async fn take(&mut self, at: u64, stride: u64) -> Result<Piece, Error> {
+        if let Some((_, read)) = self.reads.pop_front_if(|(start, _)| *start == at) {
+            return read.await;
         }
+        // The first part, or the rest of one whose last piece was not all of it.
+        self.next = self.next.max(part_end(at));
+        self.blob.read(at..(at + stride).min(part_end(at)).min(self.end)).await
     }
 
     /// Lets go of everything that was read ahead of `at`.

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::core::Core;
 use super::get::find;
 use super::list::limit;
-use super::reply::{Failure, Handled, Reply, refuse};
+use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
@@ -41,6 +41,7 @@ pub(super) async fn versions(core: &Core, path: &BlobPath, query: &Query) -> Han
     let limit = limit(query)?;
     let below = cursor(query, NUMBER_MAX + 1)?;
     let slot = Slot::of(path);
+    let share = room_for_page(core, limit).await;
     let mut records = match core.node.slots.state(slot) {
         State::Unborn => Vec::new(),
         _ => core.node.readers.versions(slot, path, below, limit + 1).await?,
@@ -59,7 +60,7 @@ pub(super) async fn versions(core: &Core, path: &BlobPath, query: &Query) -> Han
         tombstoned_at: record.tombstoned_at.map(|time| time.to_string()),
     };
     let versions = records.into_iter().map(entry).collect();
-    Ok(Reply::json(200, &VersionsAnswer { path, versions, next_cursor }))
+    Ok(Reply::page(&VersionsAnswer { path, versions, next_cursor }, share))
 }
 
 #[derive(Serialize)]
@@ -86,6 +87,7 @@ pub(super) async fn chunks(core: &Core, path: &BlobPath, query: &Query) -> Handl
     let record = &answer.record;
     let total = record.chunks();
     let count = total.saturating_sub(first).min(limit);
+    let share = room_for_page(core, count as usize).await;
     let ids = core.node.readers.chunk_ids(Slot::of(path), record.row, first, count).await?;
     let entry = |(index, id): (u64, crate::base::ids::ChunkId)| ChunkEntry {
         id: id.to_string(),
@@ -93,14 +95,12 @@ pub(super) async fn chunks(core: &Core, path: &BlobPath, query: &Query) -> Handl
         location: "local",
     };
     let next = first.saturating_add(count);
-    Ok(Reply::json(
-        200,
-        &ChunksAnswer {
-            path,
-            version: record.version,
-            blob_id: record.blob_id.to_string(),
-            chunks: (first..).zip(ids).map(entry).collect(),
-            next_cursor: (next < total).then(|| next.to_string()),
-        },
-    ))
+    let answer = ChunksAnswer {
+        path,
+        version: record.version,
+        blob_id: record.blob_id.to_string(),
+        chunks: (first..).zip(ids).map(entry).collect(),
+        next_cursor: (next < total).then(|| next.to_string()),
+    };
+    Ok(Reply::page(&answer, share))
 }
