@@ -77,7 +77,7 @@ pub const STOP_TIME: Duration = Duration::from_secs(15);
 pub const BACKLOG: i32 = 4096;
 /// Entries of a core's ring.
 pub const RING_ENTRIES: u32 = 4096;
-/// Connections of one core; a further one is closed at once.
+/// Connections per core, all cores together; a further one is closed at once.
 pub const CONNECTIONS_PER_CORE: usize = 16 << 10;
 /// Commands waiting for one core's metadata writer.
 pub const WRITER_QUEUE: usize = 1024;

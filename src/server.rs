@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -145,7 +145,8 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         metrics: Metrics::default(),
         synced: durability == Durability::Full,
         tombstone_grace: config.storage.tombstone_grace,
-        connections_per_core: shares.connections,
+        connections: AtomicUsize::new(0),
+        connections_max: shares.connections,
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),
     };
@@ -159,9 +160,13 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
     for slot in Slot::all() {
         let disk = slot.disk(roots.len());
         let dir = layout::slot_dir(&roots[disk], slot);
-        let state = match schema::find(&dir).map_err(|error| format!("{}: {error}", dir.display()))? {
+        let describe = |error: io::Error| format!("{}: {error}", dir.display());
+        let state = match schema::find(&dir).map_err(describe)? {
             schema::Found::Database => State::Unchecked,
-            schema::Found::Nothing => State::Unborn,
+            schema::Found::Nothing => {
+                schema::clear(&dir).map_err(describe)?;
+                State::Unborn
+            }
             schema::Found::Remains => {
                 lost.push((slot, format!("{} has lost its meta.sqlite3: restore it", dir.display())));
                 State::Failed
@@ -176,8 +181,8 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
     Ok(slots)
 }
 
-/// How the files that a process may open are shared out: half for databases, with three files each, and half for
-/// connections.
+/// How the files that a process may open are shared out: a quarter for databases, with three files each, of readers and
+/// writers; five eighths for connections; the rest for chunks.
 struct FileShares {
     databases: usize,
     connections: usize,
@@ -185,10 +190,10 @@ struct FileShares {
 
 impl FileShares {
     fn of(cores: usize) -> Self {
-        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize / 2 / cores;
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize;
         Self {
-            databases: (files / 6).clamp(8, OPEN_DATABASES),
-            connections: files.clamp(8, CONNECTIONS_PER_CORE),
+            databases: (files / 4 / 6 / cores).clamp(8, OPEN_DATABASES),
+            connections: (files / 8 * 5).clamp(8, CONNECTIONS_PER_CORE * cores),
         }
     }
 }

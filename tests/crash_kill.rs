@@ -264,7 +264,8 @@ fn a_kill_in_the_birth_of_a_slot_resolves_by_itself() {
         let slot = slot_dir(server.data(), &path(number));
         assert!(!slot.exists(), "each has a slot of its own");
         std::fs::create_dir(&slot).unwrap();
-        let database = slot.join("meta.sqlite3");
+        // A database is made under another name, and has its own only once it is whole.
+        let database = slot.join("meta.sqlite3.new");
         match number {
             1 => {}
             2 => std::fs::write(&database, b"").unwrap(),
@@ -274,7 +275,7 @@ fn a_kill_in_the_birth_of_a_slot_resolves_by_itself() {
             }
             _ => {
                 std::fs::write(&database, b"").unwrap();
-                std::fs::write(slot.join("meta.sqlite3-wal"), b"").unwrap();
+                std::fs::write(slot.join("meta.sqlite3.new-wal"), b"").unwrap();
             }
         }
     }

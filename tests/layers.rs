@@ -31,6 +31,7 @@ const CRATES: [(&str, &[&str]); 5] = [
     ("httparse", &["wire"]),
 ];
 
+#[expect(clippy::unwrap_used, reason = "a helper of tests")]
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();

@@ -144,18 +144,27 @@ pub fn find(dir: &Path) -> io::Result<Found> {
     Ok(found)
 }
 
+/// Removes what a birth that a crash cut off left.
+///
+/// # Errors
+/// Those of unlink(2).
+pub fn clear(dir: &Path) -> io::Result<()> {
+    for ending in ["", "-journal", "-wal", "-shm"] {
+        match fs::remove_file(dir.join(format!("{NEW_FILE}{ending}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Makes a new database in `dir`: whole and on disk, or not there at all.
 ///
 /// # Errors
 /// Those of SQLite and of the file steps.
 pub(super) fn create(dir: &Path) -> Result<(), CreateError> {
     let new = dir.join(NEW_FILE);
-    for ending in ["", "-journal", "-wal", "-shm"] {
-        match fs::remove_file(dir.join(format!("{NEW_FILE}{ending}"))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
-            _ => {}
-        }
-    }
+    clear(dir)?;
     let db = Connection::open(&new)?;
     db.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     // It is synced as a whole below; the log is written back and removed at the close.

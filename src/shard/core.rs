@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd as _, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
@@ -87,10 +88,18 @@ impl Core {
         self.node.metrics.requests.get_or_create(&RequestLabels { method, status }).inc();
     }
 
-    /// A connection begins or ends.
-    fn connected(&self, change: isize) {
-        self.connections.set(self.connections.get().saturating_add_signed(change));
-        self.node.metrics.connections.inc_by(change as i64);
+    /// A connection begins.
+    fn connected(&self) {
+        self.connections.set(self.connections.get() + 1);
+        self.node.connections.fetch_add(1, Ordering::Relaxed);
+        self.node.metrics.connections.inc();
+    }
+
+    /// A connection has ended.
+    fn disconnected(&self) {
+        self.connections.set(self.connections.get() - 1);
+        self.node.connections.fetch_sub(1, Ordering::Relaxed);
+        self.node.metrics.connections.dec();
     }
 }
 
@@ -143,7 +152,9 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                if core.is_stopping() || core.connections.get() >= core.node.connections_per_core {
+                if core.is_stopping()
+                    || core.node.connections.load(Ordering::Relaxed) >= core.node.connections_max
+                {
                     tracing::debug!(core = core.number, "connection refused: too many, or stopping");
                     continue;
                 }
@@ -159,9 +170,9 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
 }
 
 async fn serve(core: Rc<Core>, stream: TcpStream) {
-    core.connected(1);
+    core.connected();
     connection::serve(Rc::clone(&core), stream).await;
-    core.connected(-1);
+    core.disconnected();
 }
 
 /// Ends what idles, and waits for what runs.

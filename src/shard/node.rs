@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::base::slot::Slot;
@@ -39,8 +39,10 @@ pub struct Node {
     pub synced: bool,
     /// How long the chunks of a deleted version stay.
     pub tombstone_grace: Duration,
-    /// Connections that one core takes.
-    pub connections_per_core: usize,
+    /// Connections open on all cores.
+    pub connections: AtomicUsize,
+    /// Connections that all cores take together.
+    pub connections_max: usize,
     /// Set once the node begins to stop.
     pub stopping: AtomicBool,
 }

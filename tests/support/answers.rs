@@ -20,8 +20,8 @@ use super::support::{CHUNK, Response, sha256_base64};
 /// Or what was wrong, for a person.
 pub type Checked<T = ()> = Result<T, String>;
 
-/// Up to this size the digest of a blob must be told; above it, and where it has several chunks, it may be.
-const DIGEST_AT_HAND: usize = 2 << 20;
+/// Up to this size a blob is one chunk and its digest must be told; above it, it may be.
+const DIGEST_AT_HAND: usize = CHUNK;
 
 /// Returns what is wrong unless the condition holds.
 macro_rules! check {
