@@ -27,11 +27,6 @@ impl Databases {
         self.open.try_get_or_insert(slot, open)
     }
 
-    /// The connection of a slot, if it is open.
-    pub(super) fn at_hand(&self, slot: Slot) -> Option<&Connection> {
-        self.open.peek(&slot)
-    }
-
     /// Closes a slot's connection.
     pub(super) fn close(&mut self, slot: Slot) {
         self.open.pop(&slot);

@@ -247,7 +247,7 @@ impl Writer {
             return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
         }
         let applied = self.indexes.applied(slot);
-        let db = self.open(slot)?;
+        let db = open(&mut self.databases, &self.slots, &self.rules, slot)?;
         let staged = query::staged(db)?;
         if !staged.is_empty() {
             db.execute_batch("BEGIN IMMEDIATE")?;
@@ -263,13 +263,6 @@ impl Writer {
             self.indexes.apply(self.slots.disk(slot), change);
         }
         Ok(())
-    }
-
-    /// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
-    fn open(&mut self, slot: Slot) -> rusqlite::Result<&Connection> {
-        let (slots, rules) = (&self.slots, &self.rules);
-        let ballast = &rules.ballast[slots.disk(slot)];
-        self.databases.get(slot, || ballast.lend(|| schema::open_writer(slots.dir(slot), rules.durability)))
     }
 
     /// Makes the changes of one slot, and answers them.
@@ -353,10 +346,8 @@ impl Writer {
 
     /// One transaction for all of `ops`; a refused one changes nothing and does not stop the others.
     fn transaction(&mut self, slot: Slot, ops: &[Op]) -> std::result::Result<Vec<Result<Answer>>, Aborted> {
-        let keep_versions = self.rules.keep_versions;
-        self.open(slot).map_err(Aborted::Before)?;
-        let Some(db) = self.databases.at_hand(slot) else { return Ok(Vec::new()) };
-        let made = prepare(db, ops, keep_versions);
+        let db = open(&mut self.databases, &self.slots, &self.rules, slot).map_err(Aborted::Before)?;
+        let made = prepare(db, ops, self.rules.keep_versions);
         let (results, change) = match made {
             Ok(made) => made,
             Err(error) => {
@@ -385,22 +376,33 @@ impl Writer {
             }
         }
         if ops.iter().any(|op| matches!(op, Op::Dropped { .. })) {
-            self.shrink(slot, db);
+            shrink(db, &self.slots, &self.rules, slot);
         }
         Ok(results)
     }
+}
 
-    /// After chunks went from the database: gives their pages back to the file system. Nothing depends on it.
-    fn shrink(&self, slot: Slot, db: &Connection) {
-        let shrink = || {
-            self.slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
-            db.execute_batch(&format!(
-                "PRAGMA incremental_vacuum({VACUUM_PAGES}); PRAGMA wal_checkpoint(TRUNCATE);"
-            ))
-        };
-        if let Err(error) = self.rules.ballast[self.slots.disk(slot)].lend(shrink) {
-            tracing::warn!(%slot, %error, "a database cannot be made smaller for now");
-        }
+/// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
+fn open<'a>(
+    databases: &'a mut Databases,
+    slots: &Slots,
+    rules: &Rules,
+    slot: Slot,
+) -> rusqlite::Result<&'a Connection> {
+    let ballast = &rules.ballast[slots.disk(slot)];
+    databases.get(slot, || ballast.lend(|| schema::open_writer(slots.dir(slot), rules.durability)))
+}
+
+/// After chunks went from the database: gives their pages back to the file system. Nothing depends on it.
+fn shrink(db: &Connection, slots: &Slots, rules: &Rules, slot: Slot) {
+    let shrink = || {
+        slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
+        db.execute_batch(&format!(
+            "PRAGMA incremental_vacuum({VACUUM_PAGES}); PRAGMA wal_checkpoint(TRUNCATE);"
+        ))
+    };
+    if let Err(error) = rules.ballast[slots.disk(slot)].lend(shrink) {
+        tracing::warn!(%slot, %error, "a database cannot be made smaller for now");
     }
 }
 
