@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::ids::ChunkId;
+use crate::limits::CHUNK_SIZE;
 
 /// A chunk of a blob: its hash and its length in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +12,14 @@ pub struct ChunkRef {
     pub id: ChunkId,
     /// Bytes.
     pub len: u64,
+}
+
+/// The chunks of a blob of `size` bytes, of which the first in `ids` has number `first`.
+pub fn chunk_refs(ids: &[ChunkId], first: u64, size: u64) -> impl Iterator<Item = ChunkRef> {
+    (first..).zip(ids).map(move |(number, id)| {
+        let len = size.saturating_sub(number * CHUNK_SIZE).min(CHUNK_SIZE);
+        ChunkRef { id: *id, len }
+    })
 }
 
 /// One stretch of a blob ([`PART_SIZE`](crate::limits::PART_SIZE) bytes, the last of a chunk may be shorter).

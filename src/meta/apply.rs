@@ -10,8 +10,8 @@ use super::types::{BlobMeta, Failure, NewBlob, Row, Stored, Which};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::ids::{BlobId, ChunkId};
-use crate::base::parts::Parts;
-use crate::limits::{CHUNK_SIZE, NUMBER_MAX};
+use crate::base::parts::{ChunkRef, Parts, chunk_refs};
+use crate::limits::NUMBER_MAX;
 use crate::wire::condition::{Conditions, Current, Verdict};
 
 type Result<T> = std::result::Result<T, Failure>;
@@ -141,8 +141,7 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
 fn chunk_list(chunks: &[ChunkId], size: u64) -> String {
     let mut json = String::with_capacity(chunks.len() * 96 + 2);
     json.push('[');
-    for (index, id) in chunks.iter().enumerate() {
-        let len = (size - index as u64 * CHUNK_SIZE).min(CHUNK_SIZE);
+    for (index, ChunkRef { id, len }) in chunk_refs(chunks, 0, size).enumerate() {
         let comma = if index == 0 { "" } else { "," };
         // Writing to a String cannot fail.
         let _ = write!(json, "{comma}{{\"id\":\"{id}\",\"len\":{len}}}");

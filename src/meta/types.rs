@@ -1,6 +1,7 @@
 //! What the metadata threads are asked and what they answer.
 
 use futures_channel::oneshot;
+use serde::Serialize;
 
 use crate::base::clock::Timestamp;
 use crate::base::error::{Error, Result};
@@ -90,8 +91,8 @@ pub enum Which {
     All,
 }
 
-/// A row of the listing index: the newest version of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A row of the listing index, and as JSON a line of a listing: the newest version of a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// The path.
     pub path: String,

@@ -11,21 +11,12 @@ use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 use crate::meta::index::{Item, Listing, Page, Seek};
+use crate::meta::types::Entry;
 use crate::wire::query::{Key, Query};
 
 #[derive(Serialize)]
-struct ListEntry {
-    path: String,
-    version: u64,
-    blob_id: String,
-    size: u64,
-    created_at: String,
-    tombstoned_at: Option<String>,
-}
-
-#[derive(Serialize)]
 struct ListAnswer {
-    objects: Vec<ListEntry>,
+    objects: Vec<Entry>,
     prefixes: Vec<String>,
     next_cursor: Option<String>,
 }
@@ -65,14 +56,7 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
     for item in page.items {
         match item {
             Item::Prefix(prefix) => answer.prefixes.push(prefix),
-            Item::Path(entry) => answer.objects.push(ListEntry {
-                path: entry.path,
-                version: entry.version,
-                blob_id: entry.blob_id,
-                size: entry.size,
-                created_at: entry.created_at,
-                tombstoned_at: entry.tombstoned_at,
-            }),
+            Item::Path(entry) => answer.objects.push(entry),
         }
     }
     Ok(Reply::page(&answer, share))

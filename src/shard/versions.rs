@@ -7,9 +7,10 @@ use super::get::find;
 use super::list::limit;
 use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
+use crate::base::parts::{ChunkRef, chunk_refs};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
-use crate::limits::{CHUNK_SIZE, NUMBER_MAX};
+use crate::limits::NUMBER_MAX;
 use crate::meta::slots::State;
 use crate::wire::query::{Key, Query};
 
@@ -89,17 +90,13 @@ pub(super) async fn chunks(core: &Core, path: &BlobPath, query: &Query) -> Handl
     let count = total.saturating_sub(first).min(limit);
     let share = room_for_page(core, count as usize).await;
     let ids = core.node.readers.chunk_ids(Slot::of(path), record.row, first, count).await?;
-    let entry = |(index, id): (u64, crate::base::ids::ChunkId)| ChunkEntry {
-        id: id.to_string(),
-        len: (record.size - index * CHUNK_SIZE).min(CHUNK_SIZE),
-        location: "local",
-    };
+    let entry = |chunk: ChunkRef| ChunkEntry { id: chunk.id.to_string(), len: chunk.len, location: "local" };
     let next = first.saturating_add(count);
     let answer = ChunksAnswer {
         path,
         version: record.version,
         blob_id: record.blob_id.to_string(),
-        chunks: (first..).zip(ids).map(entry).collect(),
+        chunks: chunk_refs(&ids, first, record.size).map(entry).collect(),
         next_cursor: (next < total).then(|| next.to_string()),
     };
     Ok(Reply::page(&answer, share))
