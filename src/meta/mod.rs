@@ -8,6 +8,7 @@ mod apply;
 mod databases;
 pub mod index;
 mod index_db;
+mod op;
 mod query;
 pub mod reader;
 pub mod schema;

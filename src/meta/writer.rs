@@ -15,6 +15,7 @@ use rusqlite::Connection;
 use super::apply::{self, Moment};
 use super::databases::Databases;
 use super::index::{Change, Indexes};
+use super::op::{Answer, Op, stopped};
 use super::query;
 use super::schema::{self, CreateError, Durability, is_damaged, is_full};
 use super::slots::{Slots, State};
@@ -28,29 +29,6 @@ use crate::io::ballast::Ballast;
 use crate::io::steps::create_dir_synced;
 use crate::limits::{COMMIT_BATCH, VACUUM_PAGES, WRITER_QUEUE};
 use crate::wire::condition::Conditions;
-
-enum Op {
-    Birth(Reply<()>),
-    Put(Box<NewBlob>, Reply<Stored>),
-    Stage { staged: Option<Row>, blob_id: BlobId, parts: Parts, reply: Reply<Row> },
-    Abandon(Row),
-    Delete { path: String, which: Which, conditions: Conditions, reply: Reply<BlobMeta> },
-    Dropped { rows: Vec<Row>, reply: Reply<()> },
-}
-
-/// What an operation came to, before its commit.
-enum Answer {
-    Done,
-    Stored(Stored),
-    Staged(Row),
-    Deleted(BlobMeta),
-}
-
-impl Answer {
-    fn changes_versions(&self) -> bool {
-        matches!(self, Self::Deleted(_) | Self::Stored(Stored { created: true, .. }))
-    }
-}
 
 /// What all writers go by.
 #[derive(Clone)]
@@ -170,10 +148,6 @@ impl Writers {
     pub async fn dropped(&self, slot: Slot, rows: Vec<Row>) -> Result<()> {
         self.ask(slot, |reply| Op::Dropped { rows, reply }).await
     }
-}
-
-fn stopped() -> Error {
-    Error::new(Code::OutcomeUnknown, "the metadata writer has stopped; see the server's log")
 }
 
 /// Turns a failure of SQLite into what the client is told, and takes a damaged slot out of service.
@@ -449,68 +423,4 @@ fn into_groups(batch: Vec<(Slot, Op)>) -> Vec<(Slot, Vec<Op>)> {
         }
     }
     groups
-}
-
-impl Op {
-    fn apply(&self, db: &Connection, moment: Moment) -> std::result::Result<Answer, Failure> {
-        Ok(match self {
-            Self::Birth(_) => Answer::Done,
-            Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
-            Self::Stage { staged, blob_id, parts, .. } => {
-                Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
-            }
-            Self::Abandon(row) => {
-                apply::abandon(db, Some(*row))?;
-                Answer::Done
-            }
-            Self::Delete { path, which, conditions, .. } => {
-                Answer::Deleted(apply::delete(db, path, *which, conditions, moment)?)
-            }
-            Self::Dropped { rows, .. } => {
-                apply::dropped(db, rows, moment)?;
-                Answer::Done
-            }
-        })
-    }
-
-    /// The path whose versions this changes.
-    fn path(&self) -> Option<&str> {
-        match self {
-            Self::Put(blob, _) => Some(&blob.path),
-            Self::Delete { path, .. } => Some(path),
-            _ => None,
-        }
-    }
-
-    /// Answers whoever asked; one that is gone needs no answer.
-    fn answer(self, result: Result<Answer>) {
-        fn send<T>(reply: Reply<T>, result: Result<Answer>, pick: impl FnOnce(Answer) -> Option<T>) {
-            let _ = reply.send(result.and_then(|answer| pick(answer).ok_or_else(stopped)));
-        }
-        match self {
-            Self::Birth(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
-            Self::Put(_, reply) => {
-                send(
-                    reply,
-                    result,
-                    |answer| if let Answer::Stored(stored) = answer { Some(stored) } else { None },
-                );
-            }
-            Self::Stage { reply, .. } => {
-                send(reply, result, |answer| if let Answer::Staged(row) = answer { Some(row) } else { None });
-            }
-            Self::Delete { reply, .. } => {
-                send(
-                    reply,
-                    result,
-                    |answer| if let Answer::Deleted(record) = answer { Some(record) } else { None },
-                );
-            }
-            Self::Abandon(row) => {
-                if let Err(error) = result {
-                    tracing::warn!(?row, %error, "an abandoned upload keeps its rows until the next start");
-                }
-            }
-        }
-    }
 }
