@@ -203,7 +203,16 @@ impl<'a> ReadAhead<'a> {
         }
         // The first part, or the rest of one whose last piece was not all of it.
         self.next = self.next.max(part_end(at));
-        self.blob.read(at..(at + stride).min(part_end(at)).min(self.end)).await
+        let range = at..(at + stride).min(part_end(at)).min(self.end);
+        let blocks = &self.blob.core.blocks;
+        let share = if let Some(share) = blocks.try_take(cost(&range)) {
+            share
+        } else {
+            // Who waits for room holds none, or all could wait for each other.
+            self.forget(at);
+            blocks.take(cost(&range)).await
+        };
+        self.blob.read_with(share, range).await
     }
 
     /// Lets go of everything that was read ahead of `at`.
