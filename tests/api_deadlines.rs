@@ -13,7 +13,9 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use support::http::Ending;
-use support::{Connection, Request, Server, assert_never_written, error_code};
+use support::{
+    Connection, Request, Server, assert_never_written, bytes, error_code, object, process, wait_until,
+};
 
 /// Waits `pause` for something to come, and says whether the server has answered or closed.
 fn ended_within(connection: &mut Connection, pause: Duration) -> bool {
@@ -131,7 +133,7 @@ fn a_body_slower_than_a_kibibyte_a_second_ends_the_connection() {
         }
         let server = &server;
         scope.spawn(move || {
-            let data = support::bytes(70, 60_000);
+            let data = bytes(70, 60_000);
             let mut connection = server.connect();
             let request = Request::new("PUT", "/objects/slow/enough").body(&data);
             connection.send_raw(&request.encode_head()).unwrap();
@@ -149,5 +151,68 @@ fn a_body_slower_than_a_kibibyte_a_second_ends_the_connection() {
     });
     for (path, ..) in cases {
         assert_never_written(&server, path);
+    }
+}
+
+#[test]
+fn idle_connections_to_the_admin_listener_are_let_go_and_it_answers_again() {
+    const IDLE: usize = 100;
+    /// Of these the listener takes at a time; the others wait until it lets the first ones go.
+    const TAKEN: usize = 64;
+    let server = Server::start();
+    let before = process::open_files(server.pid());
+    let mut idle: Vec<Connection> = (0..IDLE).map(|_| Connection::open(server.admin())).collect();
+    wait_until(Duration::from_secs(5), "the server to have taken connections", || {
+        process::open_files(server.pid()) >= before + TAKEN / 2
+    });
+    for (number, link) in idle.iter_mut().take(TAKEN).enumerate() {
+        let ending = link.wait_closed(Duration::from_secs(15));
+        assert_ne!(ending, Ending::Open, "idle connection {number} is kept beyond the deadline of a head");
+    }
+    // Those that were let go are still held open by this side: nothing but the server can have closed them.
+    wait_until(Duration::from_secs(5), "the descriptors of those let go to be closed", || {
+        process::open_files(server.pid()) <= before + (IDLE - TAKEN) + 8
+    });
+    drop(idle.split_off(TAKEN));
+    wait_until(Duration::from_secs(5), "/readyz to answer", || server.admin_get("/readyz").status == 200);
+    wait_until(Duration::from_secs(5), "all descriptors to be closed", || {
+        process::open_files(server.pid()) <= before + 8
+    });
+}
+
+#[test]
+fn uploads_that_begin_fast_and_then_drip_leave_room_for_others() {
+    const UPLOADS: u64 = 70;
+    const SIZE: usize = 8 << 20;
+    let server = Server::builder().cores(1).start();
+    let data = bytes(71, SIZE);
+    let mut dripping: Vec<(Connection, usize)> = (0..UPLOADS)
+        .map(|number| {
+            let mut link = server.connect();
+            let put = Request::new("PUT", &object(&format!("drip/{number}")));
+            link.send_raw(&put.header("Content-Length", SIZE.to_string()).encode_head()).unwrap();
+            link.send_raw(&data[..SIZE / 2]).unwrap();
+            (link, SIZE / 2)
+        })
+        .collect();
+    let started = Instant::now();
+    for (number, len) in [1000, 60_000, 300_000, 5 << 20].into_iter().enumerate() {
+        for (link, at) in &mut dripping {
+            link.send_raw(&data[*at..*at + 500]).unwrap();
+            *at += 500;
+        }
+        let path = format!("drip/beside/{number}");
+        server.put(&path, &data[..len]).expect_status(201);
+        assert!(server.get(&path).expect_status(200).body == data[..len]);
+    }
+    assert!(started.elapsed() < Duration::from_secs(15), "4 PUTs took {:?}", started.elapsed());
+    // One that goes on is stored as ever.
+    let (mut link, at) = dripping.swap_remove(0);
+    link.send_raw(&data[at..]).unwrap();
+    link.read_response("PUT").unwrap().expect_status(201);
+    assert!(server.get("drip/0").expect_status(200).body == data);
+    drop(dripping);
+    for number in [1, UPLOADS - 1] {
+        assert_never_written(&server, &format!("drip/{number}"));
     }
 }

@@ -60,6 +60,22 @@ fn a_whole_blob_comes_with_all_that_describes_it() {
 }
 
 #[test]
+fn the_digest_of_a_blob_of_one_chunk_is_told_whatever_its_size() {
+    let server = Server::shared();
+    for len in [1, 60_000, 70_000, 2 << 20, (2 << 20) + 1, 3 << 20, 9 << 20] {
+        let (path, data) = (format!("get/digest/{len}"), bytes(len as u64, len));
+        server.put(&path, &data).expect_status(201);
+        let digest = format!("sha-256=:{}:", sha256_base64(&data));
+        let got = server.get(&path).expect_status(200);
+        assert!(got.body == data);
+        assert_eq!(got.header("repr-digest"), Some(digest.as_str()), "GET of {len}");
+        assert_eq!(server.head(&path).header("repr-digest"), Some(digest.as_str()), "HEAD of {len}");
+        let part = server.get_range(&path, "bytes=0-0").expect_status(206);
+        assert_eq!(part.header("repr-digest"), Some(digest.as_str()), "a part of {len}, as of the whole");
+    }
+}
+
+#[test]
 fn last_modified_is_never_after_date() {
     let server = Server::shared();
     for turn in 0..200 {

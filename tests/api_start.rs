@@ -9,12 +9,18 @@
 
 mod support;
 
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use rusqlite::Connection;
-use support::{Refused, Server, bytes, chunk_files, error_code, plain_files, slot_dir, slot_of, wait_until};
+use support::{
+    Refused, Request, Server, bytes, chunk_files, error_code, plain_files, poll_until, process, slot_dir,
+    slot_of, wait_until,
+};
 
 /// Panics unless the start was refused with exit status 1 and one line that contains `named`.
 #[track_caller]
@@ -109,17 +115,14 @@ fn serve_read_only(data: &Path) -> Option<std::process::Output> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh"]).arg(data).arg(env!("CARGO_BIN_EXE_amberblob"));
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"]).arg(data);
-    command
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped());
-    let mut child = support::process::spawn(command).ok()?;
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = process::spawn(command).ok()?;
     let pid = child.id();
     let ended = std::thread::scope(|scope| {
         let (done, wait) = std::sync::mpsc::channel::<()>();
         scope.spawn(move || {
             if wait.recv_timeout(Duration::from_secs(20)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                support::process::signal(pid, libc::SIGKILL);
+                process::signal(pid, libc::SIGKILL);
             }
         });
         let mut stdout = String::new();
@@ -239,4 +242,47 @@ fn a_damaged_database_takes_out_its_slot_and_no_other() {
     server.reconfigure(|builder| builder.wait_ready(true));
     server.start_again();
     assert!(server.get(hurt).expect_status(200).body == data, "a database put back serves again");
+}
+
+/// A server whose stderr is `stderr`; whoever gets it kills it.
+fn serve_with_stderr(data: &Path, stderr: impl Into<Stdio>) -> (Child, SocketAddr) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_amberblob"));
+    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data"]).arg(data);
+    command.env("AMBERBLOB_LOG", "amberblob=debug");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    let mut child = process::spawn(command).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let public = line.split_ascii_whitespace().find_map(|word| word.strip_prefix("public=http://"));
+    let public = public.unwrap_or_else(|| panic!("it does not say where it serves: {line:?}"));
+    (child, public.parse().unwrap())
+}
+
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let (reader, closed) = std::io::pipe().unwrap();
+    drop(reader);
+    let kinds = [("a full disk", Stdio::from(full)), ("a closed pipe", Stdio::from(closed))];
+    for (number, (what, stderr)) in kinds.into_iter().enumerate() {
+        let (mut child, public) = serve_with_stderr(&home.path().join(number.to_string()), stderr);
+        let data = bytes(55, 100_000);
+        // Refused, malformed and good requests: each is logged.
+        for _ in 0..3 {
+            let link = || support::Connection::open(public);
+            assert_eq!(link().answer_to(b"rubbish\r\n\r\n").status, 400, "{what}");
+            let put = Request::new("PUT", "/objects/log").body(&data);
+            wait_until(Duration::from_secs(10), "a PUT to succeed", || {
+                link().exchange(&put).unwrap().status == 201
+            });
+            let got = link().exchange(&Request::new("GET", "/objects/log")).unwrap().expect_status(200);
+            assert!(got.body == data, "{what}");
+            assert_eq!(link().exchange(&Request::new("GET", "/objects/none")).unwrap().status, 404, "{what}");
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended with {what} as stderr");
+        process::signal(child.id(), libc::SIGTERM);
+        let status = poll_until(Duration::from_secs(30), "the end", || child.try_wait().unwrap());
+        assert!(status.success(), "{what}: {status}");
+    }
 }
