@@ -11,7 +11,7 @@ mod support;
 
 use std::time::Duration;
 
-use support::{Server, assert_error, bytes, chunk_files, versions, wait_until};
+use support::{Request, Server, assert_error, bytes, chunk_files, object, versions, wait_until};
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -77,4 +77,65 @@ fn all_versions_are_kept_unless_configured() {
     for version in 1..=30_u64 {
         assert_eq!(server.get_at("all", version).expect_status(200).body, format!("v{version}").as_bytes());
     }
+}
+
+#[test]
+fn a_lower_version_put_where_only_the_newest_are_kept_is_readable_right_after() {
+    let server = Server::builder().config("[storage]\nkeep_versions = 2\n").start();
+    for version in [10, 20, 30] {
+        server.put_at("low", version, format!("v{version}").as_bytes()).expect_status(201);
+    }
+    assert_error(&server.get_at("low", 10), 404, "BlobNotFound");
+    for version in [5, 25] {
+        let data = format!("v{version}");
+        server.put_at("low", version, data.as_bytes()).expect_status(201);
+        assert_eq!(server.get_at("low", version).expect_status(200).body, data.as_bytes());
+        server.put_at("low", version, data.as_bytes()).expect_status(200);
+    }
+    assert_eq!(server.get("low").expect_status(200).body, b"v30");
+    assert_eq!(server.put("low", b"v31").expect_status(201).json_u64("version"), 31);
+    assert_eq!(server.get("low").expect_status(200).body, b"v31");
+    assert_eq!(server.get_at("low", 30).expect_status(200).body, b"v30");
+    for version in [5, 10, 20, 25] {
+        assert_error(&server.get_at("low", version), 404, "BlobNotFound");
+    }
+    assert_eq!(versions(&server, "low"), [31, 30, 25, 20, 10, 5], "as tombstones");
+}
+
+/// Bytes that the databases take, with their logs.
+fn databases(server: &Server) -> u64 {
+    let slots = std::fs::read_dir(server.data().join("slots")).unwrap().map_while(Result::ok);
+    let files = slots.flat_map(|slot| std::fs::read_dir(slot.path()).unwrap().map_while(Result::ok));
+    let kept = files.filter(|file| !file.file_name().to_string_lossy().ends_with("-shm"));
+    kept.filter_map(|file| file.metadata().ok()).filter(|meta| meta.is_file()).map(|meta| meta.len()).sum()
+}
+
+#[test]
+fn many_small_blobs_that_were_deleted_give_their_space_back_to_the_file_system() {
+    const COUNT: u64 = 200;
+    const LEN: usize = 60_000;
+    let mut server = Server::builder().config("[storage]\ntombstone_grace = \"1s\"\n").start();
+    let kept = bytes(102, LEN);
+    let mut link = server.connect();
+    for number in 1..=COUNT {
+        let put = Request::new("PUT", &object("many")).body(bytes(number, LEN));
+        link.exchange(&put).unwrap().expect_status(201);
+    }
+    server.put("many", &kept).expect_status(201);
+    assert_eq!(chunk_files(server.data()).len(), 0, "they live in the database");
+    let before = databases(&server);
+    assert!(before > COUNT * LEN as u64, "{before} bytes of {COUNT} blobs");
+    for number in 1..=COUNT {
+        let delete = Request::new("DELETE", &format!("{}?version={number}", object("many")));
+        link.exchange(&delete).unwrap().expect_status(200);
+    }
+    wait_until(SOON, "the databases to be small again", || databases(&server) < before / 10);
+    for round in ["before", "after"] {
+        assert!(server.get("many").expect_status(200).body == kept, "{round} a kill");
+        assert_eq!(versions(&server, "many").len() as u64, COUNT + 1, "{round} a kill");
+        assert_error(&server.get_at("many", 1), 404, "BlobNotFound");
+        server.kill9();
+        server.start_again();
+    }
+    assert!(databases(&server) < before / 10);
 }
