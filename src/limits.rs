@@ -67,7 +67,7 @@ pub const RATE_GRACE: Duration = Duration::from_secs(10);
 /// Time a response may stand still before the connection is closed.
 pub const SEND_STALL: Duration = Duration::from_mins(5);
 /// Time a response that is held in memory may take.
-pub const SEND_TIME: Duration = Duration::from_mins(1);
+pub const SEND_TIME: Duration = Duration::from_secs(30);
 /// Time a block may take to send before it goes back and the connection waits without it.
 pub const SEND_PATIENCE: Duration = Duration::from_millis(100);
 /// Time from SIGTERM until running requests are cut off.
@@ -114,7 +114,7 @@ pub const WRITES_IN_FLIGHT: usize = 2;
 pub const FIRST_BUFFERS: usize = 64 << 20;
 /// Further and larger buffers of one core's uploads.
 pub const MORE_BUFFERS: usize = 128 << 20;
-/// Time an upload waits for its first buffer.
+/// Time an upload waits for its first buffer, and a listing for room.
 pub const BUFFER_WAIT: Duration = Duration::from_secs(10);
 /// Blocks that one core's responses hold, in the cache or no longer.
 pub const BLOCKS_HELD: usize = 256 << 20;

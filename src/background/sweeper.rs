@@ -32,6 +32,9 @@ pub(super) async fn watch_space(node: Arc<Node>) {
                 tracing::warn!(%error, "cannot look at the free space of a disk");
             }
         }
+        if node.slots_checked() {
+            node.indexes.retry();
+        }
         sleep(SPACE_INTERVAL).await;
     }
 }

@@ -16,6 +16,7 @@ use rusqlite::Connection;
 use super::schema::is_damaged;
 use super::slots::{Slots, State};
 use super::types::{Entry, Reply};
+use super::writer::refusal;
 use super::{index_db, query, schema};
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
@@ -54,6 +55,8 @@ enum Task {
     Change(Change),
     /// A change was lost: catch up.
     Missed(String),
+    /// Time for another attempt to catch up.
+    Retry,
     List(Box<Listing>, Reply<Page>),
 }
 
@@ -147,6 +150,16 @@ impl Indexes {
         self.disks[disk].trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Has the indexes that are behind try again; every slot must have been checked.
+    pub fn retry(&self) {
+        for (disk, index) in self.disks.iter().enumerate() {
+            if self.trouble(disk).is_some() {
+                // One that is busy is asked again soon.
+                let _ = index.tasks.try_send(Task::Retry);
+            }
+        }
+    }
+
     /// A stretch of a listing from one disk.
     pub async fn list(&self, disk: usize, listing: Listing) -> Result<Page> {
         let stopped = || Error::new(Code::Internal, "the listing index has stopped; see the server's log");
@@ -178,6 +191,7 @@ impl Keeper {
                 match task {
                     Task::Change(change) => changes.push(change),
                     Task::Missed(error) => self.fall_behind(&error),
+                    Task::Retry => self.retry(),
                     Task::List(asked, reply) => {
                         listing = Some((asked, reply));
                         break;
@@ -196,18 +210,12 @@ impl Keeper {
     fn apply(&mut self, changes: &[Change]) {
         let Some(db) = &self.db else { return };
         if let Err(error) = self.ballast.lend(|| apply(db, changes)) {
-            let damaged = is_damaged(&error);
-            self.fall_behind(&error.to_string());
-            if damaged {
-                index_db::discard(&self.root);
-            }
+            self.give_up(&error);
         }
     }
 
     fn list(&mut self, asked: &Listing) -> Result<Page> {
-        if self.db.is_none() && self.tried_at.elapsed() >= INDEX_RETRY {
-            self.catch_up();
-        }
+        self.retry();
         let unavailable =
             |why: &str| Error::new(Code::SlotUnavailable, format!("listing is out of service: {why}"));
         let Some(db) = &self.db else {
@@ -215,12 +223,23 @@ impl Keeper {
             return Err(unavailable(trouble.as_deref().unwrap_or("try again")));
         };
         index_db::list(db, asked, LISTING_STEPS).map_err(|error| {
-            self.fall_behind(&error.to_string());
-            if is_damaged(&error) {
-                index_db::discard(&self.root);
-            }
+            self.give_up(&error);
             unavailable(&error.to_string())
         })
+    }
+
+    fn retry(&mut self) {
+        if self.db.is_none() && self.tried_at.elapsed() >= INDEX_RETRY {
+            self.catch_up();
+        }
+    }
+
+    /// After a failure of the index itself: a damaged one is thrown away.
+    fn give_up(&mut self, error: &rusqlite::Error) {
+        self.fall_behind(&error.to_string());
+        if is_damaged(error) {
+            index_db::discard(&self.root);
+        }
     }
 
     fn fall_behind(&mut self, error: &str) {
@@ -234,8 +253,15 @@ impl Keeper {
     /// Opens the index; answers with what it has seen.
     fn open(&mut self) -> Option<HashMap<u16, u64>> {
         let root = &self.root;
-        let opened =
-            self.ballast.lend(|| index_db::open(root).and_then(|db| Ok((index_db::applied(&db)?, db))));
+        let open =
+            || self.ballast.lend(|| index_db::open(root).and_then(|db| Ok((index_db::applied(&db)?, db))));
+        let opened = match open() {
+            Err(error) if is_damaged(&error) => {
+                index_db::discard(root);
+                open()
+            }
+            opened => opened,
+        };
         match opened {
             Ok((applied, db)) => {
                 self.db = Some(db);
@@ -255,8 +281,16 @@ impl Keeper {
             .filter(|slot| self.slots.disk(*slot) == self.disk && self.slots.state(*slot) == State::Ready)
             .try_for_each(|slot| {
                 let seen = applied.get(&(slot.index() as u16)).copied().unwrap_or(0);
-                let change = Change::since(&schema::open_reader(self.slots.dir(slot))?, slot, seen)?;
-                let changes: Vec<Change> = change.into_iter().collect();
+                let since =
+                    schema::open_reader(self.slots.dir(slot)).and_then(|db| Change::since(&db, slot, seen));
+                let changes: Vec<Change> = match since {
+                    // A damaged slot is out of service by itself; it does not take the listing of the others with it.
+                    Err(error) if is_damaged(&error) => {
+                        refusal(&self.slots, slot, &error);
+                        return Ok(());
+                    }
+                    since => since?.into_iter().collect(),
+                };
                 self.db.as_ref().map_or(Ok(()), |db| self.ballast.lend(|| apply(db, &changes)))
             });
         match caught_up {
@@ -264,7 +298,7 @@ impl Keeper {
                 tracing::warn!(disk = %self.root.display(), "the listing index has caught up");
                 *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
             }
-            Err(error) => self.fall_behind(&error.to_string()),
+            Err(error) => self.give_up(&error),
         }
     }
 }

@@ -156,8 +156,14 @@ pub(super) fn applied(db: &Connection) -> Result<HashMap<u16, u64>> {
         .collect()
 }
 
-/// Takes over the newest versions of changed paths.
+/// Takes over the newest versions of changed paths; what it has seen already it passes over.
 pub(super) fn apply(db: &Connection, slot: Slot, seq: u64, entries: &[Entry]) -> Result<()> {
+    let seen = db
+        .prepare_cached("SELECT 1 FROM applied WHERE slot = ?1 AND seq >= ?2")?
+        .exists((slot.index(), seq))?;
+    if seen {
+        return Ok(());
+    }
     let mut upsert = db.prepare_cached("INSERT OR REPLACE INTO newest VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?;
     for entry in entries {
         let Entry { path, version, blob_id, size, created_at, tombstoned_at } = entry;
@@ -175,7 +181,8 @@ pub(super) fn reset(db: &Connection, slot: Slot) -> Result<()> {
         .query_map([], |row| row.get::<_, String>(0))?
         .filter(|path| path.as_ref().map_or(true, |path| Slot::of(path) == slot))
         .collect::<Result<_>>()?;
-    paths.iter().try_for_each(|path| delete.execute([path]).map(drop))
+    paths.iter().try_for_each(|path| delete.execute([path]).map(drop))?;
+    db.execute("DELETE FROM applied WHERE slot = ?1", [slot.index()]).map(drop)
 }
 
 /// A stretch of a listing, after at most `steps` rows looked at; then it may end early, with a place to go on.
@@ -312,5 +319,14 @@ mod tests {
         reset(&db, Slot::of("b")).unwrap();
         assert_eq!(keys(&list(&db, &listing("", None, 9), 9).unwrap()), ["a", "c"]);
         assert_eq!(applied(&db).unwrap()[&(Slot::of("a").index() as u16)], 7);
+    }
+
+    #[test]
+    fn a_change_that_comes_late_changes_nothing() {
+        let (_dir, db) = index(&["a"]);
+        apply(&db, Slot::of("a"), 6, &[entry("a", true)]).unwrap();
+        assert_eq!(keys(&list(&db, &listing("", None, 9), 9).unwrap()), ["a"]);
+        apply(&db, Slot::of("a"), 8, &[entry("a", true)]).unwrap();
+        assert_eq!(keys(&list(&db, &listing("", None, 9), 9).unwrap()), [""; 0]);
     }
 }

@@ -371,9 +371,12 @@ fn open<'a>(
 fn shrink(db: &Connection, slots: &Slots, rules: &Rules, slot: Slot) {
     let shrink = || {
         slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
-        db.execute_batch(&format!(
-            "PRAGMA incremental_vacuum({VACUUM_PAGES}); PRAGMA wal_checkpoint(TRUNCATE);"
-        ))
+        // Each row is one page that went: the statement must be run to its end.
+        let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
+        let mut pages = vacuum.query([])?;
+        while pages.next()?.is_some() {}
+        drop(pages);
+        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
     };
     if let Err(error) = rules.ballast[slots.disk(slot)].lend(shrink) {
         tracing::warn!(%slot, %error, "a database cannot be made smaller for now");

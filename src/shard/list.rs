@@ -42,7 +42,7 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
         let troubles = core.node.troubles().join("; ");
         return refuse(Code::SlotUnavailable, format!("a listing needs all slots: {troubles}"));
     }
-    let share = room_for_page(core, listing.limit).await;
+    let share = room_for_page(core, listing.limit).await?;
     let mut pages = Vec::with_capacity(core.node.indexes.disks());
     for disk in 0..core.node.indexes.disks() {
         pages.push(core.node.indexes.list(disk, listing.clone()).await?);

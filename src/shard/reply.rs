@@ -3,13 +3,14 @@
 use std::ops::Range;
 use std::rc::Rc;
 
+use monoio::time::timeout;
 use serde::Serialize;
 
 use super::core::Core;
 use super::stream::{Blob, Piece};
 use crate::base::error::{Code, Error};
 use crate::io::budget::Share;
-use crate::limits::ENTRY_SIZE;
+use crate::limits::{BUFFER_WAIT, ENTRY_SIZE};
 use crate::wire::multipart::Multipart;
 use crate::wire::range::ByteRange;
 use crate::wire::response::ResponseHead;
@@ -71,8 +72,14 @@ impl Reply {
 }
 
 /// Waits for room for a listing of `entries`.
-pub(super) async fn room_for_page(core: &Core, entries: usize) -> Share {
-    core.pages.take(entries * ENTRY_SIZE).await
+pub(super) async fn room_for_page(core: &Core, entries: usize) -> Result<Share, Failure> {
+    match timeout(BUFFER_WAIT, core.pages.take(entries * ENTRY_SIZE)).await {
+        Ok(share) => Ok(share),
+        Err(_) => refuse(
+            Code::SlotUnavailable,
+            "too many listings are being sent on this core: try again, or ask for less",
+        ),
+    }
 }
 
 /// Why a request gets no reply of its own.

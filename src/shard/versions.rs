@@ -42,7 +42,7 @@ pub(super) async fn versions(core: &Core, path: &BlobPath, query: &Query) -> Han
     let limit = limit(query)?;
     let below = cursor(query, NUMBER_MAX + 1)?;
     let slot = Slot::of(path);
-    let share = room_for_page(core, limit).await;
+    let share = room_for_page(core, limit).await?;
     let mut records = match core.node.slots.state(slot) {
         State::Unborn => Vec::new(),
         _ => core.node.readers.versions(slot, path, below, limit + 1).await?,
@@ -88,7 +88,7 @@ pub(super) async fn chunks(core: &Core, path: &BlobPath, query: &Query) -> Handl
     let record = &answer.record;
     let total = record.chunks();
     let count = total.saturating_sub(first).min(limit);
-    let share = room_for_page(core, count as usize).await;
+    let share = room_for_page(core, count as usize).await?;
     let ids = core.node.readers.chunk_ids(Slot::of(path), record.row, first, count).await?;
     let entry = |chunk: ChunkRef| ChunkEntry { id: chunk.id.to_string(), len: chunk.len, location: "local" };
     let next = first.saturating_add(count);
