@@ -107,7 +107,7 @@ pub const ONE_SEND_MAX: u64 = 64 << 10;
 /// Smallest transfer buffer: what a slow client can hold.
 pub const BUFFER_MIN: usize = 64 << 10;
 /// Largest transfer buffer.
-pub const BUFFER_MAX: usize = 1 << 20;
+pub const BUFFER_MAX: usize = 2 << 20;
 /// Writes under way for one upload; the next buffer is received meanwhile.
 pub const WRITES_IN_FLIGHT: usize = 2;
 /// First buffers of one core's uploads, [`BUFFER_MIN`] each.
