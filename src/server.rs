@@ -95,6 +95,11 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     join(metadata.databases);
     node.indexes.close();
     join(metadata.indexes);
+    // A commit that failed may have left a log that is not on disk.
+    let in_doubt = Slot::all().any(|slot| node.slots.state(slot) == State::Failed);
+    if config.storage.durability == Durability::Full && !in_doubt {
+        node.disks.iter().for_each(|disk| disk.rest());
+    }
     outcome
 }
 
@@ -121,6 +126,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
     let ballast = Arc::new(disks.iter().map(Disk::ballast).collect::<Vec<_>>());
     let rules = Rules {
         durability,
+        sync_logs: durability == Durability::Full && !disks.iter().all(Disk::was_clean),
         keep_versions: config.storage.keep_versions,
         ballast: Arc::clone(&ballast),
         open_databases: shares.databases,

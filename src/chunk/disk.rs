@@ -20,6 +20,8 @@ use crate::limits::{BALLAST, DISK_RESERVE};
 const IDENTITY: &str = "amberblob.json";
 const NEW_IDENTITY: &str = "amberblob.json.tmp";
 const LOCK: &str = "lock";
+/// There while a disk is at rest after an orderly stop: everything on it is synced.
+const CLEAN: &str = "clean";
 const FORMAT: u32 = 1;
 
 /// What `amberblob.json` says.
@@ -38,6 +40,8 @@ pub struct Disk {
     root: PathBuf,
     /// Whether files are read and written around the page cache.
     direct: bool,
+    /// Whether the last node on it stopped in order.
+    clean: bool,
     /// Held for as long as the node runs.
     _lock: File,
     total: u64,
@@ -182,9 +186,15 @@ impl Disk {
         steps::create_dir_synced(&layout::slots_dir(&root)).map_err(describe)?;
         let direct = direct && probe_direct(&root).map_err(describe)?;
         let space = steps::space(&root).map_err(describe)?;
+        let clean = match fs::remove_file(root.join(CLEAN)) {
+            Ok(()) => steps::sync_dir(&root).map(|()| true).map_err(describe)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(describe(error)),
+        };
         Ok(Self {
             root,
             direct,
+            clean,
             _lock: lock,
             total: space.total,
             free: AtomicU64::new(space.free),
@@ -200,6 +210,16 @@ impl Disk {
     /// Whether files are read and written around the page cache.
     pub fn direct(&self) -> bool {
         self.direct
+    }
+
+    /// Whether the last node on it stopped in order, so that nothing on it waits to be synced.
+    pub fn was_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// Notes that the node has stopped in order; what cannot be noted costs the next start some syncs.
+    pub fn rest(&self) {
+        let _ = File::create(self.root.join(CLEAN));
     }
 
     /// Its ballast.

@@ -35,6 +35,8 @@ use crate::wire::condition::Conditions;
 pub struct Rules {
     /// How much a commit promises.
     pub durability: Durability,
+    /// Whether logs may hold what a killed process left unsynced.
+    pub sync_logs: bool,
     /// Live versions a path keeps; 0: all.
     pub keep_versions: u64,
     /// Each disk's ballast, given up when a delete finds no space.
@@ -214,7 +216,7 @@ impl Writer {
     }
 
     fn try_check(&mut self, slot: Slot) -> rusqlite::Result<()> {
-        if self.rules.durability == Durability::Full
+        if self.rules.sync_logs
             && let Err(error) = schema::sync_log(self.slots.dir(slot))
         {
             let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
