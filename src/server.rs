@@ -95,8 +95,8 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     join(metadata.databases);
     node.indexes.close();
     join(metadata.indexes);
-    // A commit that failed may have left a log that is not on disk.
-    let in_doubt = Slot::all().any(|slot| node.slots.state(slot) == State::Failed);
+    // A commit that failed, or a check that never came to pass, may have left a log that is not on disk.
+    let in_doubt = Slot::all().any(|slot| matches!(node.slots.state(slot), State::Failed | State::Unchecked));
     if config.storage.durability == Durability::Full && !in_doubt {
         node.disks.iter().for_each(|disk| disk.rest());
     }
