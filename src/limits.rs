@@ -89,6 +89,10 @@ pub const COMMIT_BATCH: usize = 256;
 pub const INDEX_QUEUE: usize = 1024;
 /// Databases open at once per core and kind (writer, reader); up to 0.4 MiB each in use.
 pub const OPEN_DATABASES: usize = 512;
+/// Chunk files that one core keeps open for reading.
+pub const OPEN_CHUNKS: usize = 256;
+/// Time after which a chunk file that nobody reads is closed, so that the space of a dropped one comes back.
+pub const OPEN_CHUNK_IDLE: Duration = Duration::from_secs(5);
 /// Chunks of an upload whose checksums are held in memory before they are staged in the database.
 pub const STAGE_CHUNKS: usize = 16;
 /// Threads for blocking file steps (create, sync, rename, remove), per core.
@@ -98,12 +102,16 @@ pub const STORAGE_THREADS: usize = 8;
 pub const INBOX_MIN: usize = 4 << 10;
 /// Parts asked of the metadata at a time.
 pub const PARTS_PER_QUESTION: u64 = 8;
-/// Parts read ahead of the one being sent.
-pub const READ_AHEAD: usize = 2;
+/// Bytes of a range that are read before they are sent, at first.
+pub const READ_AHEAD_MIN: u64 = 4 << 20;
+/// The same, once the disk was waited for.
+pub const READ_AHEAD_MAX: u64 = 16 << 20;
+/// Bytes gathered for one send.
+pub const SEND_MAX: usize = 4 << 20;
+/// A response of at most this size is sent without the ring, as far as the socket takes it at once.
+pub const DIRECT_SEND_MAX: usize = 256 << 10;
 /// An upload whose buffer fills within this time gets larger ones.
 pub const FAST_FILL: Duration = Duration::from_millis(250);
-/// A response of at most this size leaves in one send with its head.
-pub const ONE_SEND_MAX: u64 = 64 << 10;
 /// Smallest transfer buffer: what a slow client can hold.
 pub const BUFFER_MIN: usize = 64 << 10;
 /// Largest transfer buffer.
@@ -128,6 +136,10 @@ pub const IDLE_BUFFERS: usize = 64 << 20;
 pub const ANSWERS_MAX: u64 = 32 << 20;
 /// Unit of the block cache for small ranges.
 pub const SMALL_BLOCK: u64 = 64 << 10;
+/// A range of a part that is at most this large is small.
+pub const SMALL_RANGE: u64 = 256 << 10;
+/// Bytes that the block cache's memory grows by.
+pub const EXTENT_SIZE: usize = 64 << 20;
 /// Smallest block cache that keeps every core moving.
 pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
 
@@ -172,6 +184,10 @@ const _: () = {
         PART_SIZE.is_multiple_of(SMALL_BLOCK) && SMALL_BLOCK.is_multiple_of(GRANULE_SIZE),
         "small blocks cut a part"
     );
+    assert!(PART_SIZE / GRANULE_SIZE <= 128, "the granules of a block are the bits of a u128");
+    assert!(EXTENT_SIZE as u64 % PART_SIZE == 0, "an extent is cut into parts");
+    assert!(SEND_MAX as u64 >= READ_AHEAD_MIN, "who sends large pieces reads ahead");
+    assert!(READ_AHEAD_MAX <= BLOCKS_HELD as u64 / 8, "some responses can read ahead at once");
     assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");
     assert!(BLOCKS_HELD as u64 >= 64 * PART_SIZE, "many clients can be served at once");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");

@@ -22,7 +22,7 @@ use crate::chunk::sweep::LiveUploads;
 use crate::config::{Config, Io};
 use crate::io::cache::BlockCache;
 use crate::io::listen;
-use crate::limits::{CONNECTIONS_PER_CORE, OPEN_DATABASES, PART_SIZE};
+use crate::limits::{CONNECTIONS_PER_CORE, OPEN_DATABASES};
 use crate::meta::index::Indexes;
 use crate::meta::reader::Readers;
 use crate::meta::schema::{self, Durability};
@@ -146,13 +146,14 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         readers,
         writers,
         indexes,
-        cache: BlockCache::new(config.storage.cache.bytes(memory()), PART_SIZE),
+        cache: BlockCache::new(config.storage.cache.bytes(memory())),
         live: LiveUploads::default(),
         metrics: Metrics::default(),
         synced: durability == Durability::Full,
         tombstone_grace: config.storage.tombstone_grace,
         connections: AtomicUsize::new(0),
         connections_max: shares.connections,
+        open_chunks: shares.chunks,
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),
     };
@@ -188,10 +189,11 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
 }
 
 /// How the files that a process may open are shared out: a quarter for databases, with three files each, of readers and
-/// writers; five eighths for connections; the rest for chunks.
+/// writers; five eighths for connections; a sixteenth for chunks kept open, and the rest for those being written.
 struct FileShares {
     databases: usize,
     connections: usize,
+    chunks: usize,
 }
 
 impl FileShares {
@@ -199,6 +201,7 @@ impl FileShares {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize;
         Self {
             databases: (files / 4 / 6 / cores).clamp(8, OPEN_DATABASES),
+            chunks: (files / 16 / cores).max(8),
             connections: (files / 8 * 5).clamp(8, CONNECTIONS_PER_CORE * cores),
         }
     }

@@ -1,6 +1,7 @@
 //! Chunks on disk: where they lie, how they are written, read and removed. It knows nothing of metadata.
 
 pub mod disk;
+pub mod files;
 pub mod incoming;
 pub mod layout;
 pub mod read;

@@ -1,20 +1,20 @@
-//! Reading a stretch of a part: from the block cache, else from the chunk's file or the bytes that came with the
-//! metadata, every granule checked before anyone sees it.
+//! Reading pieces of blobs: from the block cache, else from the chunk's file, every granule checked before anyone sees
+//! it.
+//!
+//! Large pieces take a block of the size of a part, small ones of 64 KiB; of either only the granules they touch are read.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::Arc;
 
+use super::files::OpenFiles;
 use super::layout;
 use crate::base::checksum;
 use crate::base::ids::BlobId;
 use crate::base::parts::Part;
-use crate::io::buffer::Buffer;
-use crate::io::cache::{Block, BlockCache, BlockSlice, Key};
-use crate::io::file::{RingFile, on_storage_thread};
-use crate::io::steps;
-use crate::limits::{CHUNK_SIZE, GRANULE_SIZE, PART_SIZE, SMALL_BLOCK};
+use crate::io::arena::Size;
+use crate::io::cache::{BlockCache, BlockSlice, Key, Loading};
+use crate::limits::{CHUNK_SIZE, GRANULE_SIZE, PART_SIZE, SMALL_BLOCK, SMALL_RANGE};
 
 /// Why a stretch cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -54,62 +54,97 @@ pub struct Source<'a> {
     pub size: u64,
 }
 
-impl Source<'_> {
-    /// Bytes of part `number`.
-    pub fn part_len(&self, number: u64) -> u64 {
-        (self.size - number * PART_SIZE).min(PART_SIZE)
-    }
+/// A block of the cache and some of its bytes.
+struct Place {
+    size: Size,
+    key: Key,
+    /// Of the block.
+    within: Range<usize>,
+}
 
-    /// The bytes `range` of part `number`, or the first of them: a large range is read as the whole part, a small one
-    /// as the 64 KiB blocks it touches, one at a time.
+/// Where the piece that begins at byte `at` of a blob ends, when the bytes up to `end` are wanted: a small range of a
+/// part is read by blocks of 64 KiB, a larger one in one piece.
+pub fn piece_end(at: u64, end: u64) -> u64 {
+    let stop = end.min(at - at % PART_SIZE + PART_SIZE);
+    if is_small(&(at..stop)) { stop.min(at - at % SMALL_BLOCK + SMALL_BLOCK) } else { stop }
+}
+
+/// Bytes of memory that the block of a piece takes.
+pub fn piece_cost(piece: &Range<u64>) -> usize {
+    if is_small(piece) { Size::Small.bytes() } else { Size::Part.bytes() }
+}
+
+fn is_small(range: &Range<u64>) -> bool {
+    range.end - range.start <= SMALL_RANGE
+}
+
+/// The places where a piece may be: in its part's block, or, if it is small, in one of its own.
+fn places(owner: u128, piece: &Range<u64>) -> (Place, Option<Place>) {
+    let place = |size: Size| {
+        let start = piece.start - piece.start % size.bytes() as u64;
+        let within = (piece.start - start) as usize..(piece.end - start) as usize;
+        Place { size, key: Key { owner, start }, within }
+    };
+    (place(Size::Part), is_small(piece).then(|| place(Size::Small)))
+}
+
+/// A piece of `blob` that is in the cache.
+pub fn peek(cache: &BlockCache, blob: BlobId, piece: &Range<u64>) -> Option<BlockSlice> {
+    let look = |place: &Place| cache.peek(place.size, &place.key, &place.within);
+    let (part, small) = places(blob.to_u128(), piece);
+    look(&part).or_else(|| small.as_ref().and_then(look))
+}
+
+impl Source<'_> {
+    /// A piece of the blob, which lies in `part`: from the cache, else the granules it touches are read.
     ///
     /// # Errors
     /// When the file cannot be read or is damaged.
     pub async fn read(
         &self,
         cache: &BlockCache,
-        number: u64,
+        files: &OpenFiles,
         part: &Part,
-        range: Range<u64>,
+        piece: Range<u64>,
     ) -> Result<BlockSlice, ReadError> {
-        let whole = Key { owner: self.owner(), start: number * PART_SIZE, class: PART_SIZE as u32 };
-        if range.end - range.start > PART_SIZE / 4 {
-            let block = cache.get(whole, || self.load(number, part, 0..self.part_len(number))).await?;
-            return Ok(slice(block, 0, &range));
-        }
-        if let Some(block) = cache.peek(&whole) {
-            return Ok(slice(block, 0, &range));
-        }
-        let start = range.start / SMALL_BLOCK * SMALL_BLOCK;
-        let end = (start + SMALL_BLOCK).min(self.part_len(number));
-        let key = Key { owner: self.owner(), start: number * PART_SIZE + start, class: SMALL_BLOCK as u32 };
-        let block = cache.get(key, || self.load(number, part, start..end)).await?;
-        Ok(slice(block, start, &range))
-    }
-
-    fn owner(&self) -> u128 {
-        self.blob.to_u128()
-    }
-
-    /// Reads and checks a stretch of a part that begins on a granule.
-    async fn load(&self, number: u64, part: &Part, range: Range<u64>) -> Result<Buffer, ReadError> {
-        let path = layout::chunk_file(self.slot_dir, self.blob, part.chunk);
-        let in_chunk = number * PART_SIZE % CHUNK_SIZE + range.start;
-        let len = (range.end - range.start) as usize;
-        let direct = self.direct;
-        let read = async {
-            let file = RingFile::new(on_storage_thread(move || steps::open_file(&path, direct)).await?)?;
-            let (result, buffer) = file.read(Buffer::new(len), in_chunk, len).await;
-            result.map(|()| buffer)
+        let place = match places(self.blob.to_u128(), &piece) {
+            (whole, Some(small)) if !cache.has(whole.size, &whole.key) => small,
+            (whole, _) => whole,
         };
-        let buffer = read.await.map_err(|error| ReadError::Io {
+        let Place { size, key, within } = place;
+        cache.get(size, key, within, |loading| self.load(files, part, key.start, loading)).await
+    }
+
+    /// Reads and checks granules of the block that begins at byte `start` of the blob.
+    async fn load(
+        &self,
+        files: &OpenFiles,
+        part: &Part,
+        start: u64,
+        loading: Loading,
+    ) -> Result<(), ReadError> {
+        let at = start + loading.range().start as u64;
+        let number = at / CHUNK_SIZE;
+        let in_chunk = at % CHUNK_SIZE;
+        // The last granule of a chunk may be short.
+        let len = (loading.range().len() as u64).min(self.size - at) as usize;
+        let read = async {
+            let path = || (layout::chunk_file(self.slot_dir, self.blob, part.chunk), self.direct);
+            let file = files.get(self.blob, number, path).await?;
+            let (result, loading) = file.read(loading, in_chunk, len).await;
+            result.map(|()| loading)
+        };
+        let loading = read.await.map_err(|error| ReadError::Io {
             chunk: part.chunk.to_string(),
             blob: self.blob,
             error,
         })?;
-        let first = (range.start / GRANULE_SIZE) as usize;
-        match checksum::first_mismatch(&buffer, part.sums.get(first..).unwrap_or_default()) {
-            None => Ok(buffer),
+        let first = (at % PART_SIZE / GRANULE_SIZE) as usize;
+        match checksum::first_mismatch(loading.bytes(len), part.sums.get(first..).unwrap_or_default()) {
+            None => {
+                loading.commit();
+                Ok(())
+            }
             Some(granule) => Err(ReadError::Damaged {
                 chunk: part.chunk.to_string(),
                 blob: self.blob,
@@ -119,8 +154,35 @@ impl Source<'_> {
     }
 }
 
-/// What a block that begins at `start` has of `range`.
-fn slice(block: Arc<Block>, start: u64, range: &Range<u64>) -> BlockSlice {
-    let end = ((range.end - start) as usize).min(block.bytes().len());
-    BlockSlice::new(block, (range.start - start) as usize, end)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(range: Range<u64>) -> Vec<Range<u64>> {
+        let mut at = range.start;
+        std::iter::from_fn(|| {
+            let piece = (at < range.end).then(|| at..piece_end(at, range.end))?;
+            at = piece.end;
+            Some(piece)
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_small_range_is_cut_into_small_blocks_and_a_large_one_into_parts() {
+        assert_eq!(pieces(10..20), [10..20]);
+        assert_eq!(
+            pieces(SMALL_BLOCK - 1..2 * SMALL_BLOCK + 1),
+            [
+                SMALL_BLOCK - 1..SMALL_BLOCK,
+                SMALL_BLOCK..2 * SMALL_BLOCK,
+                2 * SMALL_BLOCK..2 * SMALL_BLOCK + 1
+            ]
+        );
+        let (start, end) = (PART_SIZE - SMALL_RANGE - 1, 2 * PART_SIZE + 5);
+        assert_eq!(pieces(start..end), [start..PART_SIZE, PART_SIZE..2 * PART_SIZE, 2 * PART_SIZE..end]);
+        for piece in pieces(PART_SIZE - 3 * SMALL_BLOCK..PART_SIZE + 9) {
+            assert_eq!(piece_cost(&piece), Size::Small.bytes());
+        }
+    }
 }

@@ -1,16 +1,24 @@
-//! The block cache: verified stretches of files in memory, shared by all cores.
+//! The block cache: verified stretches of unchanging byte sequences in memory, shared by all cores.
 //!
-//! Bounded by weight and scan-resistant (the policy is quick_cache's S3-FIFO-like CLOCK). Concurrent misses of one
-//! block coalesce: one task reads, the others wait for it; if it goes away, the next one takes over. A block is never
-//! changed once it is in; its memory goes back when the last response that sends from it lets go.
+//! A block is a slot of the [arena](super::arena) of which some granules (16 KiB) are good; the others are read when
+//! somebody wants them. Bounded by weight, each size of block by itself so that neither can drive the other out, and scan-resistant (the
+//! policy is quick_cache's S3-FIFO-like CLOCK). Concurrent misses of a granule coalesce: one task reads, the others wait
+//! for it; if it fails or goes away, the next one takes over. A good granule is never changed; the memory of a block that
+//! was evicted goes back when the last response that sends from it lets go.
+#![expect(unsafe_code, reason = "memory shared with the kernel")]
 
-use std::sync::Arc;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use monoio::buf::IoBuf;
+use futures_channel::oneshot;
+use monoio::buf::{IoBuf, IoBufMut};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use super::buffer::Buffer;
+use super::arena::{Arena, Size, Slot};
+use crate::limits::GRANULE_SIZE;
+
+const GRANULE: usize = GRANULE_SIZE as usize;
 
 /// Names a stretch of an unchanging sequence of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,75 +27,231 @@ pub struct Key {
     pub owner: u128,
     /// Where the stretch begins.
     pub start: u64,
-    /// Its size class: stretches of different classes may overlap.
-    pub class: u32,
 }
 
-/// A verified stretch.
-#[derive(Debug)]
-pub struct Block(Buffer);
+/// A set of granules of one block: bit i stands for granule i.
+type Granules = u128;
+
+/// The granules that bytes `range` of a block lie in.
+fn granules(range: &Range<usize>) -> Granules {
+    let (first, end) = (range.start / GRANULE, range.end.div_ceil(GRANULE));
+    let below = |n: usize| if n >= 128 { Granules::MAX } else { (1 << n) - 1 };
+    below(end) & !below(first)
+}
+
+#[derive(Default)]
+struct Fill {
+    good: Granules,
+    loading: Granules,
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+/// A stretch, as far as it was read.
+pub struct Block {
+    slot: Slot,
+    fill: Mutex<Fill>,
+}
+
+/// What is to be done for some bytes of a block.
+enum Claim {
+    Ready(BlockSlice),
+    Load(Loading),
+    Wait(oneshot::Receiver<()>),
+}
 
 impl Block {
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
+    fn fill(&self) -> std::sync::MutexGuard<'_, Fill> {
+        self.fill.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// The bytes `range`, if all of them are good.
+    fn slice(self: &Arc<Self>, range: &Range<usize>) -> Option<BlockSlice> {
+        let wanted = granules(range);
+        (self.fill().good & wanted == wanted).then(|| self.good_slice(range))
+    }
+
+    fn good_slice(self: &Arc<Self>, range: &Range<usize>) -> BlockSlice {
+        BlockSlice { block: Arc::clone(self), start: range.start, end: range.end }
+    }
+
+    fn claim(self: &Arc<Self>, range: &Range<usize>) -> Claim {
+        let mut fill = self.fill();
+        let missing = granules(range) & !fill.good;
+        if missing == 0 {
+            drop(fill);
+            return Claim::Ready(self.good_slice(range));
+        }
+        let free = missing & !fill.loading;
+        if free == 0 {
+            let (sender, turn) = oneshot::channel();
+            fill.waiting.push(sender);
+            return Claim::Wait(turn);
+        }
+        let first = free.trailing_zeros();
+        let run = (free >> first).trailing_ones();
+        let (first, end) = (first as usize, (first + run) as usize);
+        let granules = granules(&(first * GRANULE..end * GRANULE));
+        fill.loading |= granules;
+        Claim::Load(Loading { block: Arc::clone(self), first, end, granules })
+    }
+}
+
+/// Granules of a block that this owner alone reads. If it goes away before they are good, somebody else may.
+pub struct Loading {
+    block: Arc<Block>,
+    first: usize,
+    end: usize,
+    granules: Granules,
+}
+
+impl Loading {
+    /// The bytes of the block that are to be read: whole granules.
+    pub fn range(&self) -> Range<usize> {
+        self.first * GRANULE..self.end * GRANULE
+    }
+
+    /// The first `len` bytes, as they are now.
+    ///
+    /// # Panics
+    /// When there are not as many.
+    pub fn bytes(&self, len: usize) -> &[u8] {
+        assert!(len <= self.range().len(), "{len} bytes of {:?}", self.range());
+        // SAFETY: inside of the slot, initialised since it came from the kernel, and nobody else's: the granules are not good
+        // yet and marked as being loaded.
+        unsafe { std::slice::from_raw_parts(self.start(), len) }
+    }
+
+    /// Ends with good bytes.
+    pub fn commit(self) {
+        self.block.fill().good |= self.granules;
+        // The rest is what every end does.
+    }
+
+    fn start(&self) -> *mut u8 {
+        // SAFETY: the granules lie inside of the slot.
+        unsafe { self.block.slot.start().add(self.first * GRANULE).as_ptr() }
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        let waiting = {
+            let mut fill = self.block.fill();
+            fill.loading &= !self.granules;
+            std::mem::take(&mut fill.waiting)
+        };
+        for turn in waiting {
+            // Who no longer waits is not missed.
+            let _ = turn.send(());
+        }
+    }
+}
+
+// SAFETY: the slot does not move while the block is held, and only this owner touches these bytes.
+unsafe impl IoBuf for Loading {
+    fn read_ptr(&self) -> *const u8 {
+        self.start()
+    }
+    fn bytes_init(&self) -> usize {
+        self.range().len()
+    }
+}
+
+// SAFETY: as above; all of it is initialised memory.
+unsafe impl IoBufMut for Loading {
+    fn write_ptr(&mut self) -> *mut u8 {
+        self.start()
+    }
+    fn bytes_total(&mut self) -> usize {
+        self.range().len()
+    }
+    unsafe fn set_init(&mut self, _pos: usize) {}
 }
 
 #[derive(Clone)]
-struct ByCapacity;
+struct BySlot;
 
-impl Weighter<Key, Arc<Block>> for ByCapacity {
+impl Weighter<Key, Arc<Block>> for BySlot {
     fn weight(&self, _key: &Key, block: &Arc<Block>) -> u64 {
-        block.0.capacity() as u64
+        block.slot.size().bytes() as u64
     }
 }
 
+type Blocks = Cache<Key, Arc<Block>, BySlot>;
+
 /// The cache.
 pub struct BlockCache {
-    blocks: Cache<Key, Arc<Block>, ByCapacity>,
+    arena: Arc<Arena>,
+    parts: Blocks,
+    small: Blocks,
 }
 
 impl BlockCache {
-    /// A cache of at most `bytes`, for blocks of about `block` bytes.
-    pub fn new(bytes: u64, block: u64) -> Self {
-        let items = usize::try_from(bytes / block).unwrap_or(usize::MAX).max(16);
-        Self { blocks: Cache::with_weighter(items, bytes, ByCapacity) }
+    /// A cache of at most `bytes`, a quarter of them for small blocks.
+    pub fn new(bytes: u64) -> Self {
+        let blocks = |bytes: u64, size: Size| {
+            let items = usize::try_from(bytes / size.bytes() as u64).unwrap_or(usize::MAX).max(16);
+            Cache::with_weighter(items, bytes, BySlot)
+        };
+        let small = bytes / 4;
+        Self {
+            arena: Arc::default(),
+            parts: blocks(bytes - small, Size::Part),
+            small: blocks(small, Size::Small),
+        }
     }
 
     /// Bytes that its blocks occupy.
     pub fn weight(&self) -> u64 {
-        self.blocks.weight()
+        self.parts.weight() + self.small.weight()
     }
 
-    /// A block that is there.
-    pub fn peek(&self, key: &Key) -> Option<Arc<Block>> {
-        self.blocks.get(key)
+    fn blocks(&self, size: Size) -> &Blocks {
+        match size {
+            Size::Part => &self.parts,
+            Size::Small => &self.small,
+        }
     }
 
-    /// The block of `key`, read and verified by `load` where it is not there.
+    /// Whether it has a block, however little of that is good.
+    pub fn has(&self, size: Size, key: &Key) -> bool {
+        self.blocks(size).get(key).is_some()
+    }
+
+    /// The bytes `range` of a block, if they are there.
+    pub fn peek(&self, size: Size, key: &Key, range: &Range<usize>) -> Option<BlockSlice> {
+        self.blocks(size).get(key)?.slice(range)
+    }
+
+    /// The bytes `range` of a block, those that are missing read and verified by `load`.
     ///
     /// # Errors
     /// Those of `load`; the next one who asks loads again.
     pub async fn get<E>(
         &self,
+        size: Size,
         key: Key,
-        load: impl AsyncFnOnce() -> Result<Buffer, E>,
-    ) -> Result<Arc<Block>, E> {
-        match self.blocks.get_value_or_guard_async(&key).await {
-            Ok(block) => Ok(block),
-            Err(guard) => {
-                let block = Arc::new(Block(load().await?));
-                // A block that was removed meanwhile is still good for who asked.
-                let _ = guard.insert(Arc::clone(&block));
-                Ok(block)
+        range: Range<usize>,
+        load: impl AsyncFn(Loading) -> Result<(), E>,
+    ) -> Result<BlockSlice, E> {
+        let new = || Arc::new(Block { slot: self.arena.take(size), fill: Mutex::default() });
+        let block = match self.blocks(size).get_or_insert_with(&key, || Ok::<_, ()>(new())) {
+            Ok(block) => block,
+            Err(()) => new(),
+        };
+        loop {
+            match block.claim(&range) {
+                Claim::Ready(slice) => return Ok(slice),
+                Claim::Load(loading) => load(loading).await?,
+                // Whatever came of it: look again.
+                Claim::Wait(turn) => drop(turn.await),
             }
         }
     }
 }
 
-/// Some bytes of a block, as an operation of a ring holds them.
-#[derive(Clone, Debug)]
+/// Some good bytes of a block, as an operation of a ring holds them.
+#[derive(Clone)]
 pub struct BlockSlice {
     block: Arc<Block>,
     start: usize,
@@ -95,18 +259,13 @@ pub struct BlockSlice {
 }
 
 impl BlockSlice {
-    /// The bytes `start..end` of a block.
-    ///
-    /// # Panics
-    /// When the block has no such bytes.
-    pub fn new(block: Arc<Block>, start: usize, end: usize) -> Self {
-        assert!(start <= end && end <= block.bytes().len(), "{start}..{end} of {}", block.bytes().len());
-        Self { block, start, end }
-    }
-
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
-        &self.block.bytes()[self.start..self.end]
+        // SAFETY: inside of the slot, and good: nobody changes them.
+        unsafe {
+            let start = self.block.slot.start().add(self.start);
+            std::slice::from_raw_parts(start.as_ptr(), self.end - self.start)
+        }
     }
 
     /// Without its first `n` bytes.
@@ -115,13 +274,92 @@ impl BlockSlice {
     }
 }
 
-#[expect(unsafe_code, reason = "memory shared with the kernel")]
-// SAFETY: a block does not move or change while it is shared, and the slice holds a share.
-unsafe impl IoBuf for BlockSlice {
-    fn read_ptr(&self) -> *const u8 {
-        self.bytes().as_ptr()
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    const KEY: Key = Key { owner: 1, start: 0 };
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
     }
-    fn bytes_init(&self) -> usize {
-        self.end - self.start
+
+    fn ready<T>(future: impl Future<Output = T>) -> T {
+        match poll(pin!(future)) {
+            Poll::Ready(value) => value,
+            Poll::Pending => panic!("it should not wait"),
+        }
+    }
+
+    /// Loads by filling with a byte.
+    fn filled(byte: u8) -> impl AsyncFn(Loading) -> Result<(), ()> {
+        async move |mut loading: Loading| {
+            // SAFETY: the bytes are this owner's.
+            unsafe { loading.write_ptr().write_bytes(byte, loading.bytes_total()) };
+            loading.commit();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_what_is_missing_is_loaded() {
+        let cache = BlockCache::new(64 << 20);
+        let loads = std::cell::RefCell::new(Vec::new());
+        let get = |range: Range<usize>, byte| {
+            let loads = &loads;
+            let load = filled(byte);
+            ready(cache.get(Size::Part, KEY, range, async |loading: Loading| {
+                loads.borrow_mut().push(loading.range());
+                load(loading).await
+            }))
+        };
+        assert_eq!(get(GRANULE + 1..2 * GRANULE, 7).unwrap().bytes(), [7; GRANULE - 1]);
+        assert_eq!(get(0..3 * GRANULE + 1, 8).unwrap().bytes()[GRANULE..2 * GRANULE], [7; GRANULE]);
+        assert_eq!(*loads.borrow(), [GRANULE..2 * GRANULE, 0..GRANULE, 2 * GRANULE..4 * GRANULE]);
+        assert!(cache.peek(Size::Part, &KEY, &(0..4 * GRANULE)).is_some());
+        assert!(cache.peek(Size::Part, &KEY, &(0..4 * GRANULE + 1)).is_none());
+        assert!(cache.peek(Size::Small, &KEY, &(0..1)).is_none(), "the sizes are apart");
+    }
+
+    #[test]
+    fn misses_of_one_granule_coalesce_and_the_next_takes_over_from_a_reader_that_goes_away() {
+        let cache = BlockCache::new(64 << 20);
+        let never = async |loading: Loading| {
+            std::future::pending::<()>().await;
+            drop(loading);
+            Ok::<(), ()>(())
+        };
+        let mut first = Box::pin(cache.get(Size::Small, KEY, 0..10, never));
+        assert!(poll(first.as_mut()).is_pending());
+        let mut second = Box::pin(cache.get(Size::Small, KEY, 5..20, filled(3)));
+        assert!(poll(second.as_mut()).is_pending(), "the granule is being read");
+        drop(first);
+        let Poll::Ready(slice) = poll(second.as_mut()) else { panic!("the second reads now") };
+        assert_eq!(slice.unwrap().bytes(), [3; 15]);
+    }
+
+    #[test]
+    fn a_failed_load_fails_its_reader_and_leaves_nothing_good() {
+        let cache = BlockCache::new(64 << 20);
+        let failing = async |_: Loading| Err("damaged");
+        assert_eq!(ready(cache.get(Size::Part, KEY, 0..1, failing)).err(), Some("damaged"));
+        assert!(cache.peek(Size::Part, &KEY, &(0..1)).is_none());
+        assert_eq!(ready(cache.get(Size::Part, KEY, 0..1, filled(9))).unwrap().bytes(), [9]);
+    }
+
+    #[test]
+    fn an_evicted_block_keeps_its_bytes_while_somebody_sends_them() {
+        let cache = BlockCache::new(16 << 20);
+        let held = ready(cache.get(Size::Part, KEY, 0..GRANULE, filled(1))).unwrap();
+        for start in 1..64 {
+            let key = Key { owner: 2, start };
+            ready(cache.get(Size::Part, key, 0..GRANULE, filled(2))).unwrap();
+        }
+        assert!(cache.weight() <= 16 << 20);
+        assert_eq!(held.bytes(), [1; GRANULE]);
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::rc::Rc;
 
-use monoio::buf::IoBufMut as _;
+use monoio::buf::{IoBuf, IoBufMut};
 use monoio::task::JoinHandle;
 
 use super::buffer::Buffer;
@@ -31,17 +31,20 @@ impl RingFile {
         monoio::spawn(async move { file.0.write_all_at(buffer, offset).await })
     }
 
-    /// Reads `len` bytes at `offset`, to the end of the file at most; a direct read needs `offset` to be a multiple
-    /// of 4 KiB, and the buffer room for `len` rounded up to one.
+    /// Reads `len` bytes at `offset` to the beginning of `buffer`, to the end of the file at most; a direct read needs
+    /// `offset` to be a multiple of 4 KiB, and the buffer to be aligned, with room for `len` rounded up to one.
     ///
     /// # Errors
     /// Those of read(2).
-    pub async fn read(&self, buffer: Buffer, offset: u64, len: usize) -> (io::Result<()>, Buffer) {
+    pub async fn read<B: IoBuf + IoBufMut>(
+        &self,
+        mut buffer: B,
+        offset: u64,
+        len: usize,
+    ) -> (io::Result<()>, B) {
         let whole = len.next_multiple_of(DIRECT_ALIGN);
-        let mut buffer = buffer;
-        buffer.set_len(0);
-        while buffer.len() < len {
-            let at = buffer.len();
+        let mut at = 0;
+        while at < len {
             let (result, slice) = self.0.read_at(buffer.slice_mut(at..whole), offset + at as u64).await;
             buffer = slice.into_inner();
             match result {
@@ -50,12 +53,11 @@ impl RingFile {
                 Ok(n) if n % DIRECT_ALIGN != 0 && at + n < len => {
                     return (Err(io::ErrorKind::UnexpectedEof.into()), buffer);
                 }
-                Ok(n) => buffer.set_len(at + n),
+                Ok(n) => at += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return (Err(error), buffer),
             }
         }
-        buffer.set_len(len);
         (Ok(()), buffer)
     }
 }

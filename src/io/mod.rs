@@ -1,10 +1,12 @@
 //! Bytes and the kernel: aligned buffers, files, sockets, the block cache. It knows no blob.
 
+pub mod arena;
 pub mod ballast;
 pub mod budget;
 pub mod buffer;
 pub mod cache;
 pub mod file;
+pub mod gather;
 pub mod listen;
 pub mod send;
 pub mod steps;

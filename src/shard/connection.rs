@@ -12,15 +12,17 @@ use monoio::time::timeout;
 
 use super::body::Body;
 use super::core::Core;
+use super::read_ahead::{ReadAhead, Sequence};
 use super::reply::{Failure, Handled, Reply, ReplyBody};
-use super::route;
+use super::{route, stream};
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
+use crate::io::gather::Gather;
 use crate::io::send;
 use crate::limits::{
-    BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, ONE_SEND_MAX,
-    REQUEST_LINE_MAX, SEND_STALL, SEND_TIME, SKIP_BODY_MAX,
+    BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, REQUEST_LINE_MAX,
+    SEND_STALL, SEND_TIME, SKIP_BODY_MAX,
 };
 use crate::wire::head::{self, Head, Method, Parsed, Target};
 use crate::wire::response::{ResponseHead, error_body};
@@ -33,6 +35,7 @@ pub(super) struct Connection {
     /// Received and not yet used: `inbox[used..]`.
     inbox: Vec<u8>,
     used: usize,
+    sequence: Sequence,
 }
 
 /// What stands at the beginning of a request.
@@ -46,7 +49,7 @@ enum Begun {
 
 impl Connection {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, inbox: Vec::new(), used: 0 }
+        Self { stream, inbox: Vec::new(), used: 0, sequence: Sequence::default() }
     }
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {
@@ -99,14 +102,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Sends what the client takes within `patience`.
-    pub(super) async fn send_some<B: IoBuf>(
+    /// Sends what the client takes within `patience`; the rest comes back.
+    pub(super) async fn send_gather<P: IoBuf>(
         &mut self,
-        buffer: B,
+        gather: Gather<P>,
         patience: Duration,
-    ) -> io::Result<(usize, B)> {
-        let (sent, buffer) = send::send_some(&mut self.stream, buffer, patience).await;
-        Ok((sent?, buffer))
+    ) -> io::Result<Gather<P>> {
+        send::send_gather(&mut self.stream, gather, patience).await
     }
 
     /// Waits until the client reads again.
@@ -296,29 +298,23 @@ async fn respond(
             drop(body);
             connection.send(bytes).await?;
         }
-        ReplyBody::Blob { blob, first, mut range } if range.end - range.start <= ONE_SEND_MAX => {
-            // A small body goes out with its head.
-            core.node.metrics.sent.inc_by(range.end - range.start);
+        ReplyBody::Blob(reading) => {
+            connection.sequence.follow(reading.blob(), &reading.left());
+            stream::send(core, connection, bytes, reading).await?;
+        }
+        ReplyBody::Multipart { first, ranges, multipart } => {
+            let blob = Rc::clone(first.blob());
             let mut first = Some(first);
-            while range.start < range.end {
-                let piece = match first.take() {
-                    Some(first) => first,
-                    None => blob.read(range.clone()).await.map_err(|_| Failure::Gone)?,
-                };
-                bytes.extend_from_slice(piece.bytes());
-                range.start += piece.bytes().len() as u64;
-            }
-            connection.send(bytes).await?;
-        }
-        ReplyBody::Blob { blob, first, range } => {
-            connection.send(bytes).await?;
-            blob.send(connection, Some(first), range).await?;
-        }
-        ReplyBody::Multipart { blob, ranges, multipart } => {
             for (i, range) in ranges.iter().enumerate() {
+                let reading = match first.take() {
+                    Some(first) => first,
+                    None => {
+                        let reading = ReadAhead::begin(&blob, range.start..range.end);
+                        reading.await.map_err(|_| Failure::Gone)?
+                    }
+                };
                 bytes.extend_from_slice(&multipart.part_head(i));
-                connection.send(std::mem::take(&mut bytes)).await?;
-                blob.send(connection, None, range.start..range.end).await?;
+                stream::send(core, connection, std::mem::take(&mut bytes), reading).await?;
             }
             connection.send(multipart.trailer()).await?;
         }

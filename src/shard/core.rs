@@ -19,10 +19,12 @@ use super::answers::Answers;
 use super::connection;
 use super::node::Node;
 use crate::base::clock::Timestamp;
+use crate::chunk::files::OpenFiles;
 use crate::io::budget::Budget;
 use crate::io::listen;
 use crate::limits::{
-    BLOCKS_HELD, FIRST_BUFFERS, MORE_BUFFERS, PAGES_HELD, RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
+    BLOCKS_HELD, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD, RING_ENTRIES,
+    STOP_TIME, STORAGE_THREADS,
 };
 use crate::metrics::RequestLabels;
 
@@ -37,6 +39,8 @@ pub struct Core {
     pub(super) more_buffers: Budget,
     /// What responses may hold in blocks.
     pub(super) blocks: Budget,
+    /// Chunk files that are open for reading.
+    pub(super) files: OpenFiles,
     /// What listings may hold.
     pub(super) pages: Budget,
     /// Connections that wait for a request, or for the rest of its head.
@@ -50,16 +54,17 @@ impl Core {
     fn new(number: usize, node: Arc<Node>) -> Rc<Self> {
         Rc::new(Self {
             number,
-            node,
             answers: Answers::new(),
             first_buffers: Budget::new(FIRST_BUFFERS),
             more_buffers: Budget::new(MORE_BUFFERS),
             blocks: Budget::new(BLOCKS_HELD),
+            files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks)),
             pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
             connections: Cell::new(0),
             requests: Cell::new(0),
             date: RefCell::new((0, "".into())),
+            node,
         })
     }
 
@@ -138,6 +143,7 @@ pub fn run(
         let listening = listener.as_raw_fd();
         // Held until the end, so that its descriptor is not another one's when it is shut.
         let listener = Rc::new(TcpListener::from_std(listener)?);
+        monoio::spawn(close_idle_files(Rc::clone(&core)));
         let accepting = monoio::spawn(accept(Rc::clone(&core), Rc::clone(&listener)));
         // Nothing is sent: the channel closes when the node stops.
         let _ = stop.recv().await;
@@ -166,6 +172,14 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
                 sleep(Duration::from_millis(50)).await;
             }
         }
+    }
+}
+
+/// Until the core's runtime ends.
+async fn close_idle_files(core: Rc<Core>) {
+    loop {
+        sleep(OPEN_CHUNK_IDLE / 5).await;
+        core.files.close_idle();
     }
 }
 

@@ -5,10 +5,12 @@ use std::rc::Rc;
 use ulid::Ulid;
 
 use super::answers::Answer;
+use super::blob::Blob;
 use super::core::Core;
 use super::fields;
+use super::read_ahead::ReadAhead;
 use super::reply::{Failure, Handled, Reply, ReplyBody, refuse};
-use super::stream::Blob;
+
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
@@ -195,10 +197,10 @@ async fn reply(
         if range.is_empty() || method == Method::Head {
             return Ok(Reply::empty(status, head));
         }
-        let first = blob.read(range.clone()).await?;
-        return Ok(Reply { status, head, body: ReplyBody::Blob { blob, first, range } });
+        let reading = ReadAhead::begin(&blob, range).await?;
+        return Ok(Reply { status, head, body: ReplyBody::Blob(reading) });
     };
-    blob.read(range).await?;
+    let first = ReadAhead::begin(&blob, range).await?;
     let stored = fields::parse(&answer.record.headers);
     let content_type = stored.iter().find(|(name, _)| name == "content-type");
     let content_type = content_type.map_or(DEFAULT_TYPE, |(_, value)| value);
@@ -207,5 +209,5 @@ async fn reply(
         .header("X-Content-Type-Options", "nosniff")
         .header("Content-Type", multipart.content_type_value())
         .header("Content-Length", multipart.total_len());
-    Ok(Reply { status, head, body: ReplyBody::Multipart { blob, ranges, multipart } })
+    Ok(Reply { status, head, body: ReplyBody::Multipart { first, ranges, multipart } })
 }

@@ -4,6 +4,7 @@
 //! [`node::Node`]. Metadata questions and writes go to the metadata threads, file steps to storage threads.
 
 mod answers;
+mod blob;
 mod body;
 mod connection;
 pub mod core;
@@ -14,6 +15,7 @@ mod list;
 pub mod node;
 mod pace;
 mod put;
+mod read_ahead;
 mod reply;
 mod route;
 mod stream;

@@ -43,6 +43,8 @@ pub struct Node {
     pub connections: AtomicUsize,
     /// Connections that all cores take together.
     pub connections_max: usize,
+    /// Chunk files that a core may keep open.
+    pub open_chunks: usize,
     /// Set once the node begins to stop.
     pub stopping: AtomicBool,
 }

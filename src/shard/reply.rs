@@ -1,13 +1,10 @@
 //! What a handler answers with, before it is bytes.
 
-use std::ops::Range;
-use std::rc::Rc;
-
 use monoio::time::timeout;
 use serde::Serialize;
 
 use super::core::Core;
-use super::stream::{Blob, Piece};
+use super::read_ahead::ReadAhead;
 use crate::base::error::{Code, Error};
 use crate::io::budget::Share;
 use crate::limits::{BUFFER_WAIT, ENTRY_SIZE};
@@ -29,14 +26,11 @@ pub(super) enum ReplyBody {
     Bytes(Vec<u8>),
     /// A listing, with its share of what listings may hold.
     Page(Vec<u8>, Share),
-    /// A range that is not empty, and its first bytes, read before the head goes out.
-    Blob {
-        blob: Rc<Blob>,
-        first: Piece,
-        range: Range<u64>,
-    },
+    /// A range that is not empty; its first bytes were read before the head goes out.
+    Blob(ReadAhead),
+    /// Several ranges, of which the first is being read.
     Multipart {
-        blob: Rc<Blob>,
+        first: ReadAhead,
         ranges: Vec<ByteRange>,
         multipart: Multipart,
     },
