@@ -79,6 +79,8 @@ pub const BACKLOG: i32 = 4096;
 pub const RING_ENTRIES: u32 = 4096;
 /// Connections per core, all cores together; a further one is closed at once.
 pub const CONNECTIONS_PER_CORE: usize = 16 << 10;
+/// Connections accepted by another core that wait for one core.
+pub const HANDED_OVER: usize = 1024;
 /// Commands waiting for one core's metadata writer.
 pub const WRITER_QUEUE: usize = 1024;
 /// Questions waiting for one core's metadata reader.

@@ -3,7 +3,7 @@
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -31,6 +31,7 @@ use crate::meta::writer::{Rules, Writers};
 use crate::metrics::Metrics;
 use crate::shard::core;
 use crate::shard::node::Node;
+use crate::shard::placement::Placement;
 
 /// What ends a node.
 enum End {
@@ -151,8 +152,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         metrics: Metrics::default(),
         synced: durability == Durability::Full,
         tombstone_grace: config.storage.tombstone_grace,
-        connections: AtomicUsize::new(0),
-        connections_max: shares.connections,
+        placement: Placement::new(cores, shares.connections),
         open_chunks: shares.chunks,
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),

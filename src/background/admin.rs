@@ -4,6 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::registry::Registry;
@@ -17,6 +18,7 @@ use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
 use crate::limits::{ADMIN_CONNECTIONS, HEAD_TIME, HEADERS_MAX, INBOX_MIN, REQUEST_LINE_MAX};
 use crate::meta::slots::State;
+use crate::metrics::CoreLabels;
 use crate::shard::node::Node;
 use crate::wire::head::{self, Head, Method, Parsed, Target};
 use crate::wire::response::{ResponseHead, error_body};
@@ -129,7 +131,13 @@ impl Admin {
     }
 
     fn metrics(&self) -> Page {
-        let mut body = String::new();
+        let (node, mut body) = (&self.node, String::new());
+        for core in 0..node.placement.cores() {
+            let open = node.placement.connections(core) as i64;
+            node.metrics.connections.get_or_create(&CoreLabels { core }).set(open);
+        }
+        node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
+        node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);
         match encode(&mut body, &self.metrics) {
             Ok(()) => {
                 let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -8,6 +8,7 @@
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_channel::oneshot;
@@ -184,6 +185,7 @@ pub struct BlockCache {
     arena: Arc<Arena>,
     parts: Blocks,
     small: Blocks,
+    loaded: AtomicU64,
 }
 
 impl BlockCache {
@@ -198,12 +200,18 @@ impl BlockCache {
             arena: Arc::default(),
             parts: blocks(bytes - small, Size::Part),
             small: blocks(small, Size::Small),
+            loaded: AtomicU64::new(0),
         }
     }
 
     /// Bytes that its blocks occupy.
     pub fn weight(&self) -> u64 {
         self.parts.weight() + self.small.weight()
+    }
+
+    /// Bytes that were read into them so far.
+    pub fn loaded(&self) -> u64 {
+        self.loaded.load(Ordering::Relaxed)
     }
 
     fn blocks(&self, size: Size) -> &Blocks {
@@ -242,7 +250,10 @@ impl BlockCache {
         loop {
             match block.claim(&range) {
                 Claim::Ready(slice) => return Ok(slice),
-                Claim::Load(loading) => load(loading).await?,
+                Claim::Load(loading) => {
+                    self.loaded.fetch_add(loading.range().len() as u64, Ordering::Relaxed);
+                    load(loading).await?;
+                }
                 // Whatever came of it: look again.
                 Claim::Wait(turn) => drop(turn.await),
             }

@@ -15,17 +15,28 @@ pub struct RequestLabels {
     pub status: u16,
 }
 
+/// Labels of what belongs to a core.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct CoreLabels {
+    /// Its number.
+    pub core: usize,
+}
+
 /// What the server counts.
 #[derive(Default)]
 pub struct Metrics {
     /// Requests answered.
     pub requests: Family<RequestLabels, Counter>,
-    /// Connections open.
-    pub connections: Gauge,
+    /// Connections open, by the core that serves them.
+    pub connections: Family<CoreLabels, Gauge>,
     /// Bytes of blobs received.
     pub received: Counter,
     /// Bytes of blobs sent.
     pub sent: Counter,
+    /// Bytes that the blocks of the cache take.
+    pub cache_bytes: Gauge,
+    /// Bytes read from disks into the block cache.
+    pub cache_read: Counter,
     /// Blocks that failed their checksum or could not be read.
     pub read_failures: Counter,
     /// Directories of unfinished uploads removed.
@@ -39,9 +50,19 @@ impl Metrics {
     pub fn registry(&self) -> Registry {
         let mut list = Registry::with_prefix("amberblob");
         list.register("requests", "Requests answered, by method and status", self.requests.clone());
-        list.register("connections", "Connections open on the public listener", self.connections.clone());
+        list.register(
+            "connections",
+            "Connections open on the public listener, by core",
+            self.connections.clone(),
+        );
         list.register("received_bytes", "Bytes of blobs received", self.received.clone());
         list.register("sent_bytes", "Bytes of blobs sent", self.sent.clone());
+        list.register("cache_bytes", "Bytes that the blocks of the cache take", self.cache_bytes.clone());
+        list.register(
+            "cache_read_bytes",
+            "Bytes read from disks into the block cache",
+            self.cache_read.clone(),
+        );
         list.register(
             "read_failures",
             "Stretches of chunks that failed their checksum or could not be read",

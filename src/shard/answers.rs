@@ -10,7 +10,8 @@ use std::sync::Arc;
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
-use crate::base::ids::{BlobId, ChunkId};
+use super::describe::Description;
+use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
 use crate::limits::ANSWERS_MAX;
 use crate::meta::types::BlobMeta;
@@ -21,8 +22,8 @@ pub(super) struct Answer {
     pub(super) record: BlobMeta,
     /// Its parts, when it has at most one.
     pub(super) parts: Option<Arc<Parts>>,
-    /// SHA-256 of its only chunk, when it has one.
-    pub(super) only_chunk: Option<ChunkId>,
+    /// What responses say about it.
+    pub(super) description: Description,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -49,7 +50,9 @@ impl Weighter<Key, Value> for ByMemory {
         };
         let value = match value {
             Value::Version(answer, _) => {
-                answer.record.headers.len() + answer.parts.as_deref().map_or(0, memory)
+                answer.description.memory()
+                    + answer.record.headers.len()
+                    + answer.parts.as_deref().map_or(0, memory)
             }
             Value::Parts(parts) => memory(parts),
         };

@@ -11,7 +11,8 @@ use monoio::net::TcpStream;
 use monoio::time::timeout;
 
 use super::body::Body;
-use super::core::Core;
+use super::core::{Core, RequestId};
+use super::placement::Placed;
 use super::read_ahead::{ReadAhead, Sequence};
 use super::reply::{Failure, Handled, Reply, ReplyBody};
 use super::{route, stream};
@@ -173,21 +174,24 @@ impl Connection {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(core: Rc<Core>, stream: TcpStream) {
+pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, mut placed: Placed) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection::new(stream);
     loop {
         match connection.read_head(&core).await {
-            Begun::Head(head) => match Box::pin(exchange(&core, &mut connection, &head)).await {
-                After::KeepAlive => {}
-                After::Close => return,
-                After::Drain => return Box::pin(connection.drain()).await,
-            },
+            Begun::Head(head) => {
+                let busy = placed.request();
+                match Box::pin(exchange(&core, &mut connection, &head)).await {
+                    After::KeepAlive => drop(busy),
+                    After::Close => return,
+                    After::Drain => return Box::pin(connection.drain()).await,
+                }
+            }
             Begun::Malformed(error) => {
                 let request = core.next_request();
                 tracing::debug!(%request, core = core.number, %error, "malformed request");
                 core.count("-", error.code.status());
-                let (head, body) = refusal(&error, &[], &request);
+                let (head, body) = refusal(&error, &[], request);
                 let head = head.write(&core.date(), Some("close"));
                 if connection.send([head, body].concat()).await.is_ok() {
                     Box::pin(connection.drain()).await;
@@ -212,7 +216,7 @@ async fn exchange(core: &Rc<Core>, connection: &mut Connection, head: &Head) -> 
     let mut body = Body::new(head);
     let handled = route::handle(core, connection, head, &mut body).await;
     let refused = handled.is_err();
-    let Some(reply) = to_reply(handled, &request, head.method) else {
+    let Some(reply) = to_reply(handled, request, head.method) else {
         tracing::debug!(%request, core = core.number, "the client went away");
         return After::Close;
     };
@@ -224,7 +228,7 @@ async fn exchange(core: &Rc<Core>, connection: &mut Connection, head: &Head) -> 
     let keep_alive = head.keep_alive && (body.is_done() || skips) && !core.is_stopping();
     let status = reply.status;
     let sent = respond(core, connection, head, reply, keep_alive).await;
-    log(core, &request, head, status, begun.elapsed());
+    log(core, request, head, status, begun.elapsed());
     match sent {
         Err(_) => After::Close,
         Ok(()) if keep_alive && skips => skip(connection, &mut body).await,
@@ -248,7 +252,7 @@ async fn skip(connection: &mut Connection, body: &mut Body) -> After {
 }
 
 /// The reply to send; none when the client is gone.
-fn to_reply(handled: Handled, request: &str, method: Method) -> Option<Reply> {
+fn to_reply(handled: Handled, request: RequestId<'_>, method: Method) -> Option<Reply> {
     match handled {
         Ok(mut reply) => {
             if method == Method::Head {
@@ -266,8 +270,12 @@ fn to_reply(handled: Handled, request: &str, method: Method) -> Option<Reply> {
 }
 
 /// The head and body of an error.
-fn refusal(error: &Error, fields: &[(&'static str, String)], request: &str) -> (ResponseHead, Vec<u8>) {
-    let body = error_body(error, request).into_bytes();
+fn refusal(
+    error: &Error,
+    fields: &[(&'static str, String)],
+    request: RequestId<'_>,
+) -> (ResponseHead, Vec<u8>) {
+    let body = error_body(error, &request.to_string()).into_bytes();
     let head = fields
         .iter()
         .fold(ResponseHead::new(error.code.status()), |head, (name, value)| head.header(name, value));
@@ -322,7 +330,7 @@ async fn respond(
     Ok(())
 }
 
-fn log(core: &Core, request: &str, head: &Head, status: u16, took: Duration) {
+fn log(core: &Core, request: RequestId<'_>, head: &Head, status: u16, took: Duration) {
     let method = method_name(head.method);
     core.count(method, status);
     if !tracing::enabled!(tracing::Level::DEBUG) {

@@ -2,11 +2,11 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
-use std::os::fd::{AsRawFd as _, RawFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, IntoRawFd as _, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
@@ -45,9 +45,22 @@ pub struct Core {
     pub(super) pages: Budget,
     /// Connections that wait for a request, or for the rest of its head.
     pub(super) waiting: RefCell<HashSet<RawFd>>,
-    connections: Cell<usize>,
     requests: Cell<u64>,
     date: RefCell<(i64, Rc<str>)>,
+}
+
+/// Names a request: this run, the core, a number.
+#[derive(Clone, Copy)]
+pub(super) struct RequestId<'a> {
+    run: &'a str,
+    core: usize,
+    number: u64,
+}
+
+impl fmt::Display for RequestId<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.run, self.core, self.number)
+    }
 }
 
 impl Core {
@@ -61,7 +74,6 @@ impl Core {
             files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks)),
             pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
-            connections: Cell::new(0),
             requests: Cell::new(0),
             date: RefCell::new((0, "".into())),
             node,
@@ -79,10 +91,10 @@ impl Core {
     }
 
     /// The identity of the next request, for its error and its log lines.
-    pub(super) fn next_request(&self) -> String {
+    pub(super) fn next_request(&self) -> RequestId<'_> {
         let number = self.requests.get() + 1;
         self.requests.set(number);
-        format!("{}-{}-{number}", self.node.run_id, self.number)
+        RequestId { run: &self.node.run_id, core: self.number, number }
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -91,20 +103,6 @@ impl Core {
 
     pub(super) fn count(&self, method: &'static str, status: u16) {
         self.node.metrics.requests.get_or_create(&RequestLabels { method, status }).inc();
-    }
-
-    /// A connection begins.
-    fn connected(&self) {
-        self.connections.set(self.connections.get() + 1);
-        self.node.connections.fetch_add(1, Ordering::Relaxed);
-        self.node.metrics.connections.inc();
-    }
-
-    /// A connection has ended.
-    fn disconnected(&self) {
-        self.connections.set(self.connections.get() - 1);
-        self.node.connections.fetch_sub(1, Ordering::Relaxed);
-        self.node.metrics.connections.dec();
     }
 }
 
@@ -144,6 +142,7 @@ pub fn run(
         // Held until the end, so that its descriptor is not another one's when it is shut.
         let listener = Rc::new(TcpListener::from_std(listener)?);
         monoio::spawn(close_idle_files(Rc::clone(&core)));
+        monoio::spawn(adopt(Rc::clone(&core)));
         let accepting = monoio::spawn(accept(Rc::clone(&core), Rc::clone(&listener)));
         // Nothing is sent: the channel closes when the node stops.
         let _ = stop.recv().await;
@@ -154,17 +153,24 @@ pub fn run(
     })
 }
 
+/// Accepts connections and gives each one a place.
 async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
     loop {
         match listener.accept().await {
+            Ok(_) if core.is_stopping() => {}
             Ok((stream, _)) => {
-                if core.is_stopping()
-                    || core.node.connections.load(Ordering::Relaxed) >= core.node.connections_max
-                {
-                    tracing::debug!(core = core.number, "connection refused: too many, or stopping");
+                let Some(placed) = core.node.placement.place(core.number) else {
+                    tracing::debug!(core = core.number, "connection refused: too many");
                     continue;
+                };
+                if placed.core() == core.number {
+                    monoio::spawn(connection::serve(Rc::clone(&core), stream, placed));
+                } else {
+                    #[expect(unsafe_code, reason = "the way out of the runtime")]
+                    // SAFETY: the descriptor was just given up by its only owner.
+                    let stream = unsafe { std::net::TcpStream::from_raw_fd(stream.into_raw_fd()) };
+                    core.node.placement.hand_over(stream, placed);
                 }
-                monoio::spawn(serve(Rc::clone(&core), stream));
             }
             Err(_) if core.is_stopping() => return,
             Err(error) => {
@@ -183,21 +189,25 @@ async fn close_idle_files(core: Rc<Core>) {
     }
 }
 
-async fn serve(core: Rc<Core>, stream: TcpStream) {
-    core.connected();
-    connection::serve(Rc::clone(&core), stream).await;
-    core.disconnected();
+/// Serves the connections that other cores accepted.
+async fn adopt(core: Rc<Core>) {
+    while let Some((stream, placed)) = core.node.placement.next(core.number).await {
+        match TcpStream::from_std(stream) {
+            Ok(stream) => drop(monoio::spawn(connection::serve(Rc::clone(&core), stream, placed))),
+            Err(error) => tracing::warn!(core = core.number, %error, "cannot take a connection over"),
+        }
+    }
 }
 
 /// Ends what idles, and waits for what runs.
 async fn finish(core: &Core) {
     let deadline = Instant::now() + STOP_TIME;
-    while core.connections.get() > 0 {
+    while core.node.placement.connections(core.number) > 0 {
         core.waiting.borrow().iter().for_each(|fd| listen::shut(*fd));
         if Instant::now() >= deadline {
             tracing::warn!(
                 core = core.number,
-                connections = core.connections.get(),
+                connections = core.node.placement.connections(core.number),
                 "requests cut off by the stop"
             );
             return;

@@ -7,7 +7,7 @@ use ulid::Ulid;
 use super::answers::Answer;
 use super::blob::Blob;
 use super::core::Core;
-use super::fields;
+use super::describe::Description;
 use super::read_ahead::ReadAhead;
 use super::reply::{Failure, Handled, Reply, ReplyBody, refuse};
 
@@ -18,19 +18,10 @@ use crate::base::slot::Slot;
 use crate::meta::slots::State;
 use crate::meta::types::BlobMeta;
 use crate::wire::condition::{Conditions, Current, Verdict};
-use crate::wire::digest::format_sha256;
 use crate::wire::head::{Head, Method};
 use crate::wire::multipart::Multipart;
 use crate::wire::query::{Key, Query};
 use crate::wire::range::{self, ByteRange, Selection};
-use crate::wire::response::ResponseHead;
-
-const DEFAULT_TYPE: &[u8] = b"application/octet-stream";
-/// SHA-256 of nothing.
-const EMPTY_SHA256: [u8; 32] = [
-    0xe3, 0xb0, 0xc4, 0x42, 0x98, 0xfc, 0x1c, 0x14, 0x9a, 0xfb, 0xf4, 0xc8, 0x99, 0x6f, 0xb9, 0x24, 0x27,
-    0xae, 0x41, 0xe4, 0x64, 0x9b, 0x93, 0x4c, 0xa4, 0x95, 0x99, 0x1b, 0x78, 0x52, 0xb8, 0x55,
-];
 
 /// The live version that is asked for.
 ///
@@ -53,7 +44,8 @@ pub(super) async fn find(core: &Core, path: &BlobPath, version: Option<u64>) -> 
     }
     let found = core.node.readers.find(slot, path, version).await?;
     let record = found.record.filter(|record| record.tombstoned_at.is_none()).ok_or_else(missing)?;
-    let answer = Rc::new(Answer { record, parts: found.parts, only_chunk: found.only_chunk });
+    let description = Description::new(&record, found.only_chunk);
+    let answer = Rc::new(Answer { record, parts: found.parts, description });
     if let Some(generation) = found.generation {
         core.answers.insert_version(path, version, &answer, generation);
     }
@@ -86,13 +78,12 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
     let answer = find(core, path, query.version()?).await?;
     let record = &answer.record;
     let now = Timestamp::now();
-    let etag = record.blob_id.to_string();
-    let modified = record.created_at.min(now);
-    let current = Current { etag: &etag, modified: modified.seconds() };
+    let description = &answer.description;
+    let current = Current { etag: &description.etag, modified: description.modified(now).seconds() };
     match conditions.evaluate_read(Some(current)) {
         Verdict::Proceed => {}
         Verdict::NotModified => {
-            return Ok(Reply::empty(304, describe(ResponseHead::new(304), &answer, modified, false)));
+            return Ok(Reply::empty(304, description.head(304, now)));
         }
         Verdict::Failed => {
             return refuse(
@@ -123,7 +114,7 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
         Bytes::Whole
     };
     let blob = Blob::new(core, Slot::of(path), &answer);
-    reply(blob, head.method, &answer, modified, bytes).await
+    reply(&blob, head.method, &answer, now, bytes).await
 }
 
 fn unsatisfiable(error: Error, record: &BlobMeta) -> Handled {
@@ -134,62 +125,18 @@ fn unsatisfiable(error: Error, record: &BlobMeta) -> Handled {
     Err(Failure::Refused(error, fields))
 }
 
-/// The header fields of a representation.
-fn describe(head: ResponseHead, answer: &Answer, modified: Timestamp, with_type: bool) -> ResponseHead {
-    let record = &answer.record;
-    let mut head = head
-        .header("ETag", format_args!("\"{}\"", record.blob_id))
-        .header("Last-Modified", modified.http_date())
-        .header("Accept-Ranges", "bytes")
-        .header("x-amber-version", record.version);
-    let stored = fields::parse(&record.headers);
-    let has = |name: &str| stored.iter().any(|(stored, _)| stored == name);
-    if !has("cache-control") {
-        head = head.header("Cache-Control", "no-cache");
-    }
-    if with_type {
-        head = head.header("X-Content-Type-Options", "nosniff");
-        if !has("content-type") {
-            head = head.header_bytes("Content-Type", DEFAULT_TYPE);
-        }
-    }
-    if let Some(digest) = digest(answer) {
-        head = head.header("Repr-Digest", format_sha256(&digest));
-    }
-    for (name, value) in &stored {
-        if with_type || name != "content-type" {
-            head = head.header_bytes(name, value);
-        }
-    }
-    head
-}
-
-/// The SHA-256 of the whole blob, where it is at hand.
-fn digest(answer: &Answer) -> Option<[u8; 32]> {
-    match answer.record.chunks() {
-        0 => Some(EMPTY_SHA256),
-        _ => answer.only_chunk.map(|chunk| chunk.0),
-    }
-}
-
 /// The reply with the bytes asked for. The first of them are read here, before the head goes out, so that a blob that
 /// cannot be read gets an error instead of a response that is cut off.
-async fn reply(
-    blob: Rc<Blob>,
-    method: Method,
-    answer: &Answer,
-    modified: Timestamp,
-    bytes: Bytes,
-) -> Handled {
-    let size = answer.record.size;
+async fn reply(blob: &Rc<Blob>, method: Method, answer: &Answer, now: Timestamp, bytes: Bytes) -> Handled {
+    let (size, description) = (answer.record.size, &answer.description);
     let (status, range, ranges) = match bytes {
         Bytes::Whole => (200, 0..size, None),
         Bytes::One(range) => (206, range.start..range.end, None),
         Bytes::Many(ranges) => (206, ranges[0].start..ranges[0].end, Some(ranges)),
     };
     let Some(ranges) = ranges else {
-        let mut head = describe(ResponseHead::new(status), answer, modified, true)
-            .header("Content-Length", range.end - range.start);
+        let mut head =
+            description.head_of_body(status, now).header("Content-Length", range.end - range.start);
         if status == 206 {
             head =
                 head.header("Content-Range", format_args!("bytes {}-{}/{size}", range.start, range.end - 1));
@@ -197,15 +144,13 @@ async fn reply(
         if range.is_empty() || method == Method::Head {
             return Ok(Reply::empty(status, head));
         }
-        let reading = ReadAhead::begin(&blob, range).await?;
+        let reading = ReadAhead::begin(blob, range).await?;
         return Ok(Reply { status, head, body: ReplyBody::Blob(reading) });
     };
-    let first = ReadAhead::begin(&blob, range).await?;
-    let stored = fields::parse(&answer.record.headers);
-    let content_type = stored.iter().find(|(name, _)| name == "content-type");
-    let content_type = content_type.map_or(DEFAULT_TYPE, |(_, value)| value);
-    let multipart = Multipart::new(&Ulid::generate().to_string(), content_type, size, &ranges);
-    let head = describe(ResponseHead::new(status), answer, modified, false)
+    let first = ReadAhead::begin(blob, range).await?;
+    let multipart = Multipart::new(&Ulid::generate().to_string(), &description.content_type, size, &ranges);
+    let head = description
+        .head(status, now)
         .header("X-Content-Type-Options", "nosniff")
         .header("Content-Type", multipart.content_type_value())
         .header("Content-Length", multipart.total_len());

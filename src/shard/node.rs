@@ -2,9 +2,10 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::placement::Placement;
 use crate::base::slot::Slot;
 use crate::chunk::disk::Disk;
 use crate::chunk::sweep::LiveUploads;
@@ -39,10 +40,8 @@ pub struct Node {
     pub synced: bool,
     /// How long the chunks of a deleted version stay.
     pub tombstone_grace: Duration,
-    /// Connections open on all cores.
-    pub connections: AtomicUsize,
-    /// Connections that all cores take together.
-    pub connections_max: usize,
+    /// Where connections are served.
+    pub placement: Arc<Placement>,
     /// Chunk files that a core may keep open.
     pub open_chunks: usize,
     /// Set once the node begins to stop.

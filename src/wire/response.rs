@@ -14,7 +14,39 @@ use crate::base::error::Error;
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 /// What most heads need.
-const CAPACITY: usize = 512;
+const CAPACITY: usize = 768;
+
+/// Some fields, written once for many heads.
+#[derive(Clone, Debug, Default)]
+pub struct FieldLines {
+    bytes: Vec<u8>,
+}
+
+impl FieldLines {
+    /// Adds a field.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: impl Display) -> Self {
+        append_field(&mut self.bytes, name, |bytes| append(bytes, value));
+        self
+    }
+
+    /// Adds a field whose value may have bytes that are not ASCII.
+    #[must_use]
+    pub fn header_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        append_field(&mut self.bytes, name, |bytes| bytes.extend_from_slice(value));
+        self
+    }
+
+    /// Bytes of all lines.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// Whether there is no field.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
 
 /// A head being written.
 #[derive(Clone, Debug)]
@@ -44,6 +76,13 @@ impl ResponseHead {
     #[must_use]
     pub fn header_bytes(self, name: &str, value: &[u8]) -> Self {
         self.field(name, |bytes| bytes.extend_from_slice(value))
+    }
+
+    /// Adds fields that were written before.
+    #[must_use]
+    pub fn fields(mut self, lines: &FieldLines) -> Self {
+        self.bytes.extend_from_slice(&lines.bytes);
+        self
     }
 
     /// Ends the head with `Date`, and with `Connection` if the client has to be told.
