@@ -17,12 +17,16 @@ use support::{Connection, Request, Server, bytes};
 const CORES: usize = 4;
 const SOON: Duration = Duration::from_secs(10);
 
-/// Connections of each core, as `/metrics` counts them.
 fn connections(server: &Server) -> Vec<usize> {
+    gauge(server, "connections")
+}
+
+/// A gauge of each core.
+fn gauge(server: &Server, name: &str) -> Vec<usize> {
     let metrics = server.admin_get("/metrics").text();
     let of_core = |core: usize| {
-        let name = format!("amberblob_connections{{core=\"{core}\"}} ");
-        let line = metrics.lines().find_map(|line| line.strip_prefix(&name));
+        let line_start = format!("amberblob_{name}{{core=\"{core}\"}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&line_start));
         line.expect("a gauge for every core").parse().unwrap()
     };
     (0..CORES).map(of_core).collect()
@@ -43,11 +47,14 @@ fn eight_bulk_connections_use_all_cores_alike() {
         let mut open: Vec<Connection> = (0..8).map(|_| server.connect()).collect();
         open.iter_mut().for_each(ask);
         assert_eq!(connections(&server), [2; CORES]);
+        wait_until(SOON, "all is answered", || gauge(&server, "busy") == [0; CORES]);
         // A connection stays where it is, whatever comes and goes.
         open.truncate(5);
         open.iter_mut().for_each(ask);
+        wait_until(SOON, "all is answered", || gauge(&server, "busy") == [0; CORES]);
         wait_until(SOON, "three are gone", || connections(&server).iter().sum::<usize>() == 5);
         open.extend((0..3).map(|_| server.connect()));
+        wait_until(SOON, "three have come", || connections(&server).iter().sum::<usize>() == 8);
         open.iter_mut().for_each(ask);
         assert_eq!(connections(&server), [2; CORES], "the new ones took the free places");
     }

@@ -7,8 +7,8 @@
 //! fewer connections.
 
 use std::net::TcpStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_channel::{Receiver, Sender};
 
@@ -29,6 +29,8 @@ struct Desk {
 pub struct Placement {
     desks: Vec<Desk>,
     most: usize,
+    /// Held while a place is chosen, so that two cores that accept at once do not choose the same.
+    choosing: Mutex<()>,
 }
 
 /// A connection's place, for as long as it lives.
@@ -54,12 +56,17 @@ impl Placement {
             let (sender, receiver) = async_channel::bounded(HANDED_OVER);
             Desk { busy: AtomicUsize::new(0), connections: AtomicUsize::new(0), sender, receiver }
         };
-        Arc::new(Self { desks: (0..cores).map(|_| desk()).collect(), most })
+        Arc::new(Self { desks: (0..cores).map(|_| desk()).collect(), most, choosing: Mutex::default() })
     }
 
     /// Connections of a core.
     pub fn connections(&self, core: usize) -> usize {
         self.desks[core].connections.load(Ordering::Relaxed)
+    }
+
+    /// Requests of a core that are under way or about to come.
+    pub fn busy(&self, core: usize) -> usize {
+        self.desks[core].busy.load(Ordering::Relaxed)
     }
 
     /// Number of cores.
@@ -72,10 +79,8 @@ impl Placement {
         if (0..self.cores()).map(|core| self.connections(core)).sum::<usize>() >= self.most {
             return None;
         }
-        let load = |core: usize| {
-            let busy = self.desks[core].busy.load(Ordering::Relaxed);
-            (busy, self.connections(core), core != here)
-        };
+        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
+        let load = |core: usize| (self.busy(core), self.connections(core), core != here);
         let core = (0..self.cores()).min_by_key(|core| load(*core)).unwrap_or(here);
         self.desks[core].connections.fetch_add(1, Ordering::Relaxed);
         Some(Placed { placement: Arc::clone(self), core, fresh: Some(Busy::new(self, core)) })
