@@ -29,7 +29,7 @@ pub struct Metrics {
     pub requests: Family<RequestLabels, Counter>,
     /// Connections open, by the core that serves them.
     pub connections: Family<CoreLabels, Gauge>,
-    /// Requests under way, and connections that have not yet sent their first one, by core.
+    /// Requests under way, by core.
     pub busy: Family<CoreLabels, Gauge>,
     /// Bytes of blobs received.
     pub received: Counter,
@@ -57,7 +57,7 @@ impl Metrics {
             "Connections open on the public listener, by core",
             self.connections.clone(),
         );
-        list.register("busy", "Requests under way, and new connections, by core", self.busy.clone());
+        list.register("busy", "Requests under way, by core", self.busy.clone());
         list.register("received_bytes", "Bytes of blobs received", self.received.clone());
         list.register("sent_bytes", "Bytes of blobs sent", self.sent.clone());
         list.register("cache_bytes", "Bytes that the blocks of the cache take", self.cache_bytes.clone());

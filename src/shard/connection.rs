@@ -174,7 +174,7 @@ impl Connection {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, mut placed: Placed) {
+pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, placed: Placed) {
     let _ = stream.set_nodelay(true);
     let mut connection = Connection::new(stream);
     loop {

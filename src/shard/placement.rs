@@ -3,8 +3,7 @@
 //!
 //! The kernel spreads connections over the cores' listeners by a hash of addresses, and a few bulk connections hash
 //! badly: of eight on eight cores, a third of the cores get none. So the core that accepts one hands it on, if another one
-//! has less to do: fewer requests under way, counting new connections as such since they are about to ask for something; among equals,
-//! fewer connections.
+//! has less to do: a connection counts one, and one with a request under way counts two.
 
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +16,7 @@ use crate::limits::HANDED_OVER;
 /// One core's work, and the way to it.
 #[derive(Debug)]
 struct Desk {
-    /// Requests under way, and connections that have not yet sent their first one.
+    /// Requests under way.
     busy: AtomicUsize,
     connections: AtomicUsize,
     sender: Sender<(TcpStream, Placed)>,
@@ -38,11 +37,9 @@ pub struct Placement {
 pub(super) struct Placed {
     placement: Arc<Placement>,
     core: usize,
-    /// Until its first request.
-    fresh: Option<Busy>,
 }
 
-/// A request under way, or awaited of a new connection.
+/// A request under way.
 #[derive(Debug)]
 pub(super) struct Busy {
     placement: Arc<Placement>,
@@ -64,7 +61,7 @@ impl Placement {
         self.desks[core].connections.load(Ordering::Relaxed)
     }
 
-    /// Requests of a core that are under way or about to come.
+    /// Requests of a core that are under way.
     pub fn busy(&self, core: usize) -> usize {
         self.desks[core].busy.load(Ordering::Relaxed)
     }
@@ -80,10 +77,10 @@ impl Placement {
             return None;
         }
         let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
-        let load = |core: usize| (self.busy(core), self.connections(core), core != here);
+        let load = |core: usize| (self.connections(core) + self.busy(core), core != here);
         let core = (0..self.cores()).min_by_key(|core| load(*core)).unwrap_or(here);
         self.desks[core].connections.fetch_add(1, Ordering::Relaxed);
-        Some(Placed { placement: Arc::clone(self), core, fresh: Some(Busy::new(self, core)) })
+        Some(Placed { placement: Arc::clone(self), core })
     }
 
     /// Hands a connection over to its core; it is closed when that one has too many waiting.
@@ -105,15 +102,9 @@ impl Placed {
     }
 
     /// A request begins.
-    pub(super) fn request(&mut self) -> Busy {
-        self.fresh.take().unwrap_or_else(|| Busy::new(&self.placement, self.core))
-    }
-}
-
-impl Busy {
-    fn new(placement: &Arc<Placement>, core: usize) -> Self {
-        placement.desks[core].busy.fetch_add(1, Ordering::Relaxed);
-        Self { placement: Arc::clone(placement), core }
+    pub(super) fn request(&self) -> Busy {
+        self.placement.desks[self.core].busy.fetch_add(1, Ordering::Relaxed);
+        Busy { placement: Arc::clone(&self.placement), core: self.core }
     }
 }
 
@@ -152,21 +143,16 @@ mod tests {
     }
 
     #[test]
-    fn idle_connections_count_less_than_requests() {
+    fn a_request_under_way_counts_like_a_connection() {
         let placement = Placement::new(2, 100);
-        let mut placed: Vec<Placed> = (0..10).map(|_| place(&placement, 0)).collect();
-        placed.iter_mut().for_each(|placed| drop(placed.request()));
-        let mut busy = place(&placement, 0);
-        let request = busy.request();
-        let other = 1 - busy.core();
-        for _ in 0..5 {
-            let mut idle = place(&placement, 0);
-            assert_eq!(idle.core(), other);
-            drop(idle.request());
-            placed.push(idle);
-        }
-        drop(request);
-        assert_eq!(place(&placement, 0).core(), busy.core(), "6 connections against 10");
+        let placed: Vec<Placed> = (0..10).map(|_| place(&placement, 0)).collect();
+        let requests: Vec<Busy> =
+            placed.iter().filter(|placed| placed.core() == 1).map(Placed::request).collect();
+        assert_eq!(placement.busy(1), 5);
+        let more: Vec<Placed> = (0..5).map(|_| place(&placement, 1)).collect();
+        assert!(more.iter().all(|placed| placed.core() == 0));
+        drop(requests);
+        assert_eq!(place(&placement, 0).core(), 1, "five against ten");
     }
 
     #[test]
