@@ -45,6 +45,7 @@ fn eight_bulk_connections_use_all_cores_alike() {
     for _ in 0..3 {
         wait_until(SOON, "all connections are gone", || connections(&server) == [0; CORES]);
         let mut open: Vec<Connection> = (0..8).map(|_| server.connect()).collect();
+        wait_until(SOON, "eight have come", || connections(&server).iter().sum::<usize>() == 8);
         open.iter_mut().for_each(ask);
         assert_eq!(connections(&server), [2; CORES]);
         wait_until(SOON, "all is answered", || gauge(&server, "busy") == [0; CORES]);
