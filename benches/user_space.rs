@@ -1,10 +1,15 @@
 //! What is ours in user space: head parsing, range planning, hashing and checksums, slots, cache hits.
 
+use std::future::Future as _;
 use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use amberblob::base::checksum::{GranuleSums, first_mismatch};
 use amberblob::base::path::BlobPath;
 use amberblob::base::slot::Slot;
+use amberblob::io::arena::Size;
+use amberblob::io::cache::{BlockCache, Key, Loading};
 use amberblob::wire::head;
 use amberblob::wire::range;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -36,5 +41,26 @@ fn bytes(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, wire, bytes);
+/// Fills what is missing with whatever is there.
+async fn load(loading: Loading) -> Result<(), ()> {
+    loading.commit();
+    Ok(())
+}
+
+fn cache(c: &mut Criterion) {
+    let cache = BlockCache::new(64 << 20);
+    let key = Key { owner: 1, start: 0 };
+    let mut get = pin!(cache.get(Size::Part, key, 0..2 << 20, load));
+    let filled = get.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(matches!(filled, Poll::Ready(Ok(_))), "nothing to wait for");
+    c.bench_function("block cache hit of 2 MiB", |b| {
+        b.iter(|| cache.peek(Size::Part, black_box(&key), &(0..2 << 20)).is_some());
+    });
+    c.bench_function("block cache miss", |b| {
+        let other = Key { owner: 2, start: 0 };
+        b.iter(|| cache.peek(Size::Part, black_box(&other), &(0..64 << 10)).is_some());
+    });
+}
+
+criterion_group!(benches, wire, bytes, cache);
 criterion_main!(benches);

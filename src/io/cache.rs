@@ -373,4 +373,60 @@ mod tests {
         assert!(cache.weight() <= 16 << 20);
         assert_eq!(held.bytes(), [1; GRANULE]);
     }
+
+    /// The byte that a sequence has at an offset.
+    fn byte(owner: u128, at: usize) -> u8 {
+        (owner as usize * 31 + at / 512) as u8
+    }
+
+    #[test]
+    fn many_threads_and_evictions_never_show_other_bytes() {
+        let cache = BlockCache::new(8 << 20);
+        let run = |seed: u64| {
+            let mut state = seed;
+            let mut random = |below: usize| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (state >> 33) as usize % below
+            };
+            let mut held = std::collections::VecDeque::new();
+            for _ in 0..3000 {
+                let size = if random(2) == 0 { Size::Part } else { Size::Small };
+                let key = Key { owner: random(40) as u128, start: 0 };
+                let start = random(size.bytes() - 1);
+                let end = (start + 1 + random(100_000)).min(size.bytes());
+                let load = async |mut loading: Loading| {
+                    let range = loading.range();
+                    if end % 7 == 0 {
+                        return Err(());
+                    }
+                    for (i, at) in range.step_by(512).enumerate() {
+                        // SAFETY: the bytes are this owner's, and 512 divides a granule.
+                        unsafe { loading.write_ptr().add(i * 512).write_bytes(byte(key.owner, at), 512) };
+                    }
+                    loading.commit();
+                    Ok(())
+                };
+                // Who waits for another thread's load spins here: it is short.
+                let mut get = Box::pin(cache.get(size, key, start..end, load));
+                let got = loop {
+                    if let Poll::Ready(got) = poll(get.as_mut()) {
+                        break got;
+                    }
+                    std::thread::yield_now();
+                };
+                let Ok(slice) = got else { continue };
+                held.push_back((key.owner, start, slice));
+                if held.len() > 4 {
+                    let (owner, start, slice) = held.pop_front().unwrap();
+                    let good = slice.bytes().iter().enumerate().all(|(i, b)| *b == byte(owner, start + i));
+                    assert!(good, "owner {owner} at {start}");
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            let run = &run;
+            (1..=4).for_each(|seed| drop(scope.spawn(move || run(seed))));
+        });
+        assert!(cache.weight() <= 8 << 20);
+    }
 }
