@@ -77,6 +77,39 @@ pub const STOP_TIME: Duration = Duration::from_secs(15);
 pub const BACKLOG: i32 = 4096;
 /// Entries of a core's ring.
 pub const RING_ENTRIES: u32 = 4096;
+/// Entries that a core hands to its bulk ring at a time.
+pub const BULK_ENTRIES: u32 = 512;
+/// Completions that wait in a bulk ring until the core fetches them.
+pub const BULK_COMPLETIONS: u32 = 16 << 10;
+/// Sends under way in one bulk ring.
+pub const BULK_SENDS: usize = 2048;
+/// Receives under way in one bulk ring.
+pub const BULK_RECEIVES: usize = 2048;
+/// Reads and writes of files under way in one bulk ring.
+pub const BULK_FILE_OPERATIONS: usize = 1024;
+/// Zero-copy sends of one core that wait for their notifications; further sends are copied.
+pub const BULK_NOTICES: usize = 512;
+/// Regions of one zero-copy send, an entry each.
+pub const BULK_CHAIN: usize = 8;
+/// Regions of any other operation.
+pub const BULK_REGIONS: usize = 64;
+/// Bytes of one send.
+pub const BULK_SEND_MAX: usize = 1 << 30;
+/// Time until a ring that could not be entered is tried again.
+pub const BULK_RETRY: Duration = Duration::from_millis(1);
+/// A rest of a response of at most this size is sent without the ring, as far as the socket takes it.
+pub const SEND_NOW_MAX: usize = 256 << 10;
+/// Time that operations have to end when their ring is closed.
+pub const BULK_LAST_WAIT: Duration = Duration::from_millis(200);
+/// Extents of memory registered with the kernel.
+pub const EXTENTS_MAX: u16 = 16 << 10;
+/// Smallest send that goes zero-copy: below, pinning and notifying cost more than the copy.
+pub const ZERO_COPY_MIN: usize = 32 << 10;
+/// Bytes of one core's zero-copy sends that peers have not acknowledged; further sends are copied.
+pub const ZERO_COPY_HELD: usize = 64 << 20;
+/// Copies reported in a row that end the zero-copy of a connection.
+pub const ZERO_COPY_STRIKES: u32 = 3;
+
 /// Connections per core, all cores together; a further one is closed at once.
 pub const CONNECTIONS_PER_CORE: usize = 16 << 10;
 /// Commands waiting for one core's metadata writer.
@@ -174,6 +207,19 @@ const _: () = {
     );
     assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");
     assert!(BLOCKS_HELD as u64 >= 64 * PART_SIZE, "many clients can be served at once");
+    assert!(BULK_CHAIN < BULK_ENTRIES as usize, "a chain is handed over at once");
+    // A send gives two completions for each entry of its chain, others one, and each may be cancelled.
+    assert!(
+        BULK_SENDS
+            + BULK_RECEIVES
+            + BULK_FILE_OPERATIONS
+            + BULK_NOTICES * BULK_CHAIN
+            + BULK_SENDS
+            + BULK_RECEIVES
+            <= BULK_COMPLETIONS as usize,
+        "completions find room"
+    );
+    assert!(ZERO_COPY_HELD < BLOCKS_HELD, "who does not acknowledge leaves blocks to the others");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
     assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");

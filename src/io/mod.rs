@@ -3,8 +3,10 @@
 pub mod ballast;
 pub mod budget;
 pub mod buffer;
+pub mod bulk;
 pub mod cache;
 pub mod file;
 pub mod listen;
 pub mod send;
+pub mod send_mode;
 pub mod steps;
