@@ -78,9 +78,11 @@ pub const BACKLOG: i32 = 4096;
 /// Entries of a core's ring.
 pub const RING_ENTRIES: u32 = 4096;
 /// Entries that a core hands to its bulk ring at a time.
-pub const BULK_ENTRIES: u32 = 512;
-/// Completions that wait in a bulk ring until the core fetches them.
-pub const BULK_COMPLETIONS: u32 = 16 << 10;
+pub const BULK_ENTRIES: u32 = 128;
+/// Completions that wait in a bulk ring until the core fetches them; more wait in the kernel, one allocation each.
+pub const BULK_COMPLETIONS: u32 = 4 << 10;
+/// What a core's two rings may be charged against the limit of locked memory.
+pub const RING_MEMORY: u64 = 1 << 20;
 /// Sends under way in one bulk ring.
 pub const BULK_SENDS: usize = 2048;
 /// Receives under way in one bulk ring.
@@ -208,16 +210,10 @@ const _: () = {
     assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");
     assert!(BLOCKS_HELD as u64 >= 64 * PART_SIZE, "many clients can be served at once");
     assert!(BULK_CHAIN < BULK_ENTRIES as usize, "a chain is handed over at once");
-    // A send gives two completions for each entry of its chain, others one, and each may be cancelled.
+    // An entry is 64 bytes; of completions, 16 bytes each, there are two to an entry, or a number of their own.
     assert!(
-        BULK_SENDS
-            + BULK_RECEIVES
-            + BULK_FILE_OPERATIONS
-            + BULK_NOTICES * BULK_CHAIN
-            + BULK_SENDS
-            + BULK_RECEIVES
-            <= BULK_COMPLETIONS as usize,
-        "completions find room"
+        (RING_ENTRIES as u64 * 100 + BULK_ENTRIES as u64 * 68 + BULK_COMPLETIONS as u64 * 16) <= RING_MEMORY,
+        "the rings are charged no more"
     );
     assert!(ZERO_COPY_HELD < BLOCKS_HELD, "who does not acknowledge leaves blocks to the others");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");

@@ -20,9 +20,10 @@ use crate::chunk::disk::{self, Disk};
 use crate::chunk::layout;
 use crate::chunk::sweep::LiveUploads;
 use crate::config::{Config, Io};
+use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
-use crate::limits::{CONNECTIONS_PER_CORE, OPEN_DATABASES, PART_SIZE};
+use crate::limits::{CONNECTIONS_PER_CORE, OPEN_DATABASES, PART_SIZE, RING_MEMORY};
 use crate::meta::index::Indexes;
 use crate::meta::reader::Readers;
 use crate::meta::schema::{self, Durability};
@@ -121,6 +122,9 @@ struct Metadata {
 fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
+    let cache_bytes = config.storage.cache.bytes(memory());
+    let send = config.network.send;
+    let registry = Registry::for_sending(send, cache_bytes + cores as u64 * RING_MEMORY)?;
     let durability = config.storage.durability;
     let shares = FileShares::of(cores);
     let ballast = Arc::new(disks.iter().map(Disk::ballast).collect::<Vec<_>>());
@@ -146,7 +150,9 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         readers,
         writers,
         indexes,
-        cache: BlockCache::new(config.storage.cache.bytes(memory()), PART_SIZE),
+        cache: BlockCache::new(cache_bytes, PART_SIZE),
+        registry: Arc::new(registry),
+        send,
         live: LiveUploads::default(),
         metrics: Metrics::default(),
         synced: durability == Durability::Full,

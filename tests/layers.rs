@@ -15,7 +15,7 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
     ("chunk", &["base", "limits", "wire", "io"]),
     ("shard", &["base", "limits", "wire", "io", "meta", "chunk", "metrics"]),
     ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "shard"]),
-    ("config", &["limits", "meta"]),
+    ("config", &["limits", "io", "meta"]),
     ("compat", &["base", "meta"]),
     ("server", &["base", "limits", "io", "meta", "chunk", "metrics", "shard", "background", "config"]),
     ("cli", &["config", "server"]),
@@ -23,12 +23,13 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 5] = [
+const CRATES: [(&str, &[&str]); 6] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
     ("tokio", &["background"]),
     ("tokio_uring", &["background"]),
     ("httparse", &["wire"]),
+    ("io_uring", &["io"]),
 ];
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests")]

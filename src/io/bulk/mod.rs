@@ -109,6 +109,11 @@ impl Bulk {
         self.inner.depth()
     }
 
+    /// Extents of registered memory that this ring has taken over so far.
+    pub fn registered(&self) -> usize {
+        self.inner.registered()
+    }
+
     /// Sends what `parts` holds from byte `skip` on, within `patience`.
     ///
     /// By [`Way::ZeroCopy`], regions of registered memory are sent from there, and others copied; `reports` is told of

@@ -13,10 +13,11 @@ use std::io;
 use std::os::fd::AsRawFd as _;
 use std::sync::{Arc, Mutex, PoisonError, TryLockError};
 
-use io_uring::IoUring;
 use io_uring::types::CloneBuffersFlags;
+use io_uring::{IoUring, Probe, opcode};
 use rustix::process::{Resource, getrlimit};
 
+use crate::io::send_mode::Mode;
 use crate::limits::EXTENTS_MAX;
 
 /// The registered extents of a process.
@@ -77,6 +78,34 @@ impl Registry {
         Self(Mutex::new(State { source: None, is_full: false, extents: Vec::new() }))
     }
 
+    /// The registry of a node that sends by `mode` from extents of `need` bytes in all. Where so much cannot be
+    /// registered, a line in the log says why, and nothing is.
+    ///
+    /// # Errors
+    /// One line, when zero-copy is demanded and cannot be had.
+    pub fn for_sending(mode: Mode, need: u64) -> Result<Self, String> {
+        let made = Self::new(need);
+        if mode != Mode::ZeroCopy {
+            return Ok(made.unwrap_or_else(|refused| {
+                tracing::warn!("{refused}; until then reads pin their pages and sends are copied");
+                Self::none()
+            }));
+        }
+        let demanded = |why: &dyn fmt::Display| format!("network.send = \"zerocopy\" cannot be had: {why}");
+        let registry = made.map_err(|refused| demanded(&refused))?;
+        if !registry.can_zero_copy() {
+            return Err(demanded(
+                &"this kernel has no SEND_ZC: run Linux 6.0 or later, or leave the key out",
+            ));
+        }
+        Ok(registry)
+    }
+
+    fn can_zero_copy(&self) -> bool {
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.source.as_ref().is_some_and(can_zero_copy)
+    }
+
     /// A registry for extents of `need` bytes in all.
     ///
     /// # Errors
@@ -131,6 +160,12 @@ impl Registry {
     }
 }
 
+/// Whether the kernel behind a ring knows SEND_ZC.
+pub(super) fn can_zero_copy(ring: &IoUring) -> bool {
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::SendZc::CODE)
+}
+
 /// Whether the limit does not apply: CAP_IPC_LOCK in the first user namespace.
 fn may_lock_without_limit() -> bool {
     let capable = rustix::thread::capabilities(None)
@@ -153,6 +188,10 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(registry: &Arc<Registry>) -> Self {
         Self { registry: Arc::clone(registry), known: 0, clones: true, closed: false }
+    }
+
+    pub(super) fn known(&self) -> usize {
+        self.known
     }
 
     /// Whether operations of `ring` may name extent `index`; takes over what it has not yet.

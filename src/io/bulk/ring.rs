@@ -12,8 +12,9 @@ use std::time::Duration;
 
 use io_uring::squeue::{Entry, Flags};
 use io_uring::types::{CancelBuilder, SubmitArgs, Timespec};
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::{IoUring, opcode};
 
+use super::registry::can_zero_copy;
 use crate::limits::{BULK_COMPLETIONS, BULK_ENTRIES};
 
 /// `user_data` of completions that tell nobody anything.
@@ -41,9 +42,7 @@ impl Ring {
     pub(super) fn new(eventfd: RawFd) -> io::Result<Self> {
         let uring = build()?;
         uring.submitter().register_eventfd(eventfd)?;
-        let mut probe = Probe::new();
-        let zero_copy =
-            uring.submitter().register_probe(&mut probe).is_ok() && probe.is_supported(opcode::SendZc::CODE);
+        let zero_copy = can_zero_copy(&uring);
         Ok(Self { uring, queue: VecDeque::new(), zero_copy })
     }
 
@@ -77,11 +76,13 @@ impl Ring {
     pub(super) fn submit(&mut self) -> io::Result<bool> {
         loop {
             self.fill();
-            if self.uring.submission().is_empty() {
+            let overflowed = self.has_overflowed();
+            if self.uring.submission().is_empty() && !overflowed {
                 return Ok(true);
             }
             match self.uring.submit() {
-                Ok(0) => return Ok(false),
+                // What overflowed has been moved to the completion queue, as far as there is room.
+                Ok(0) => return Ok(overflowed),
                 Ok(_) => {}
                 Err(error) => match error.raw_os_error() {
                     Some(libc::EINTR) => {}
@@ -128,9 +129,9 @@ impl Ring {
         self.uring.completion().is_empty()
     }
 
-    /// Completions that found the queue full (the kernel keeps them, but slowly).
-    pub(super) fn overflows(&mut self) -> u32 {
-        self.uring.completion().overflow()
+    /// Whether completions found the queue full: the kernel keeps them until the ring is entered.
+    pub(super) fn has_overflowed(&mut self) -> bool {
+        self.uring.submission().cq_overflow()
     }
 
     /// Queues the cancelling of everything under way.
@@ -169,4 +170,37 @@ fn build() -> io::Result<IoUring> {
     };
     // Linux 6.0, 5.19, 5.18, and older.
     settings(3).or_else(|_| settings(2)).or_else(|_| settings(1)).or_else(|_| settings(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::os::fd::AsRawFd as _;
+
+    use rustix::event::{EventfdFlags, eventfd};
+
+    use super::*;
+
+    #[test]
+    fn completions_that_found_the_queue_full_are_fetched_all_the_same() {
+        const ALL: u64 = 3 * BULK_COMPLETIONS as u64;
+        let signal = eventfd(0, EventfdFlags::NONBLOCK).unwrap();
+        let mut ring = Ring::new(signal.as_raw_fd()).unwrap();
+        for i in 0..ALL {
+            // SAFETY: it names no memory.
+            unsafe { ring.push([opcode::Nop::new().build().user_data(i)]) };
+        }
+        let (mut found, mut fetched, mut overflowed) = (HashSet::new(), Vec::new(), false);
+        for _ in 0..ALL {
+            ring.submit().unwrap();
+            overflowed |= ring.has_overflowed();
+            ring.fetch(&mut fetched);
+            found.extend(fetched.drain(..).map(|completion| completion.user_data));
+            if found.len() as u64 == ALL {
+                break;
+            }
+        }
+        assert!(overflowed && ring.is_idle());
+        assert_eq!(found, (0..ALL).collect());
+    }
 }

@@ -32,7 +32,7 @@ pub struct Counts {
     pub depth: Gauge,
     /// Operations begun.
     pub operations: Counter,
-    /// Completions that found the completion queue full.
+    /// Times that completions found their queue full.
     pub overflows: Counter,
     /// Zero-copy sends begun.
     pub zero_copy: Counter,
@@ -45,7 +45,6 @@ struct State {
     operations: Operations,
     view: View,
     fetched: Vec<Completion>,
-    overflows: u32,
 }
 
 pub(super) struct Inner {
@@ -64,13 +63,8 @@ impl Inner {
         let eventfd = File::from(eventfd(0, EventfdFlags::CLOEXEC)?);
         let ring = Ring::new(eventfd.as_raw_fd())?;
         let listened = monoio::fs::File::from_std(eventfd.try_clone()?)?;
-        let state = State {
-            ring,
-            operations: Operations::default(),
-            view: View::new(registry),
-            fetched: Vec::new(),
-            overflows: 0,
-        };
+        let state =
+            State { ring, operations: Operations::default(), view: View::new(registry), fetched: Vec::new() };
         let inner = Rc::new(Self {
             state: RefCell::new(state),
             counts,
@@ -93,6 +87,10 @@ impl Inner {
 
     pub(super) fn late(&self) -> usize {
         self.state.borrow().operations.late
+    }
+
+    pub(super) fn registered(&self) -> usize {
+        self.state.borrow().view.known()
     }
 
     pub(super) fn can_zero_copy(&self) -> bool {
@@ -166,7 +164,9 @@ impl Inner {
             });
             self.settle(state, released);
             let nothing_new = state.ring.speak();
-            done = taken && nothing_new && state.ring.is_idle();
+            let overflowed = state.ring.has_overflowed();
+            self.counts.overflows.inc_by(u64::from(overflowed));
+            done = taken && nothing_new && !overflowed && state.ring.is_idle();
             if done || !taken {
                 break;
             }
@@ -195,9 +195,6 @@ impl Inner {
             released.push(effect.released);
         }
         state.fetched = fetched;
-        let overflows = state.ring.overflows();
-        self.counts.overflows.inc_by(u64::from(overflows.wrapping_sub(state.overflows)));
-        state.overflows = overflows;
     }
 }
 

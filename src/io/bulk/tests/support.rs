@@ -89,6 +89,12 @@ impl Tracked {
     }
 }
 
+impl Tracked {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
 impl Drop for Tracked {
     fn drop(&mut self) {
         self.buffer.fill(POISON);
