@@ -3,12 +3,14 @@
 use std::future::Future as _;
 use std::hint::black_box;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use amberblob::base::checksum::{GranuleSums, first_mismatch};
 use amberblob::base::path::BlobPath;
 use amberblob::base::slot::Slot;
 use amberblob::io::arena::Size;
+use amberblob::io::bulk::registry::Registry;
 use amberblob::io::cache::{BlockCache, Key, Loading};
 use amberblob::wire::head;
 use amberblob::wire::range;
@@ -48,7 +50,7 @@ async fn load(loading: Loading) -> Result<(), ()> {
 }
 
 fn cache(c: &mut Criterion) {
-    let cache = BlockCache::new(64 << 20);
+    let cache = BlockCache::new(64 << 20, &Arc::new(Registry::none())).expect("a cache");
     let key = Key { owner: 1, start: 0 };
     let mut get = pin!(cache.get(Size::Part, key, 0..2 << 20, load));
     let filled = get.as_mut().poll(&mut Context::from_waker(Waker::noop()));

@@ -12,15 +12,17 @@ use serde::Deserialize;
 use serde::de::Error as _;
 use toml::{Table, Value};
 
+use crate::io::send_mode::Mode;
 use crate::limits::BLOCK_CACHE_MIN;
 use crate::meta::schema::Durability;
 
 /// Every key there is. Those of `cluster`, `registry` and `archive` belong to a cluster or an archive.
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
     "current_node",
     "listen.public",
     "listen.admin",
     "listen.peer",
+    "network.send",
     "storage.disks",
     "storage.durability",
     "storage.io",
@@ -56,6 +58,8 @@ pub struct Config {
     pub current_node: String,
     /// Where it listens.
     pub listen: Listen,
+    /// How it sends.
+    pub network: Network,
     /// Where and how it stores.
     pub storage: Storage,
     cluster: Option<Table>,
@@ -71,6 +75,15 @@ pub struct Listen {
     pub public: SocketAddr,
     /// For operators.
     pub admin: SocketAddr,
+}
+
+/// How a node sends.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// Whether the kernel copies what is sent.
+    #[serde(deserialize_with = "send")]
+    pub send: Mode,
 }
 
 /// Where and how a node stores.
@@ -123,6 +136,7 @@ impl Default for Config {
         Self {
             current_node: "node-1".to_owned(),
             listen: Listen::default(),
+            network: Network::default(),
             storage: Storage::default(),
             cluster: None,
             registry: Registry::default(),
@@ -134,6 +148,12 @@ impl Default for Config {
 impl Default for Listen {
     fn default() -> Self {
         Self { public: ([127, 0, 0, 1], 8080).into(), admin: ([127, 0, 0, 1], 8081).into() }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { send: Mode::Auto }
     }
 }
 
@@ -263,6 +283,17 @@ fn durability<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Durability, D
     }
 }
 
+fn send<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Mode, D::Error> {
+    match String::deserialize(from)?.as_str() {
+        "auto" => Ok(Mode::Auto),
+        "copy" => Ok(Mode::Copy),
+        "zerocopy" => Ok(Mode::ZeroCopy),
+        other => {
+            Err(D::Error::custom(format!("send is '{other}': it can be \"auto\", \"copy\" or \"zerocopy\"")))
+        }
+    }
+}
+
 fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     let parsed = text.parse::<jiff::Span>().ok();
@@ -318,17 +349,20 @@ mod tests {
         let config = load("", &[]).unwrap();
         assert_eq!(config.listen.public.to_string(), "127.0.0.1:8080");
         assert_eq!(config.storage.cache, CacheSize::Percent(25));
+        assert_eq!(config.network.send, Mode::Auto);
         let config = load(
             "[storage]\ntombstone_grace = \"2d\"\ncache = \"2GiB\"\nio = \"buffered\"",
             &[
                 ("AMBERBLOB_STORAGE__CACHE", "64MiB"),
                 ("AMBERBLOB_STORAGE__KEEP_VERSIONS", "3"),
+                ("AMBERBLOB_NETWORK__SEND", "zerocopy"),
                 ("AMBERBLOB_SERVER", "x"),
             ],
         )
         .unwrap();
         assert_eq!(config.storage.cache, CacheSize::Bytes(64 << 20));
         assert_eq!(config.storage.keep_versions, 3);
+        assert_eq!(config.network.send, Mode::ZeroCopy);
         assert_eq!(config.storage.tombstone_grace, Duration::from_hours(48));
         assert_eq!(config.storage.io, Io::Buffered);
     }
@@ -340,6 +374,9 @@ mod tests {
             ("[storag]\ncache = \"1GiB\"", "did you mean 'storage"),
             ("[storage]\ncache = \"lots\"", "'lots' is no size"),
             ("[storage]\ndurability = \"none\"", "it can be \"full\""),
+            ("[network]\nsend = \"fast\"", "it can be \"auto\""),
+            ("[network]\nsent = \"copy\"", "did you mean 'network.send'"),
+            ("[storage]\nsend = \"copy\"", "there is no key 'storage.send'"),
             ("[storage]\ntombstone_grace = \"soon\"", "'soon' is no duration"),
             ("[storage]\ndisks = []", "name at least one"),
             ("[registry]\nbackend = \"redis\"", "single node"),

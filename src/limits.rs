@@ -77,6 +77,41 @@ pub const STOP_TIME: Duration = Duration::from_secs(15);
 pub const BACKLOG: i32 = 4096;
 /// Entries of a core's ring.
 pub const RING_ENTRIES: u32 = 4096;
+/// Entries that a core hands to its bulk ring at a time.
+pub const BULK_ENTRIES: u32 = 128;
+/// Completions that wait in a bulk ring until the core fetches them; more wait in the kernel, one allocation each.
+pub const BULK_COMPLETIONS: u32 = 4 << 10;
+/// What a core's two rings may be charged against the limit of locked memory.
+pub const RING_MEMORY: u64 = 1 << 20;
+/// Sends under way in one bulk ring.
+pub const BULK_SENDS: usize = 2048;
+/// Receives under way in one bulk ring.
+pub const BULK_RECEIVES: usize = 2048;
+/// Reads and writes of files under way in one bulk ring.
+pub const BULK_FILE_OPERATIONS: usize = 1024;
+/// Zero-copy sends of one core that wait for their notifications; further sends are copied.
+pub const BULK_NOTICES: usize = 512;
+/// Regions of one zero-copy send, an entry each.
+pub const BULK_CHAIN: usize = 8;
+/// Regions of any other operation.
+pub const BULK_REGIONS: usize = 64;
+/// Bytes of one send.
+pub const BULK_SEND_MAX: usize = 1 << 30;
+/// Time until a ring that could not be entered is tried again.
+pub const BULK_RETRY: Duration = Duration::from_millis(1);
+/// A rest of a response of at most this size is sent without the ring, as far as the socket takes it.
+pub const SEND_NOW_MAX: usize = 256 << 10;
+/// Time that operations have to end when their ring is closed.
+pub const BULK_LAST_WAIT: Duration = Duration::from_millis(200);
+/// Extents of memory registered with the kernel.
+pub const EXTENTS_MAX: u16 = 16 << 10;
+/// Smallest send that goes zero-copy: below, pinning and notifying cost more than the copy.
+pub const ZERO_COPY_MIN: usize = 32 << 10;
+/// Bytes of one core's zero-copy sends that peers have not acknowledged; further sends are copied.
+pub const ZERO_COPY_HELD: usize = 64 << 20;
+/// Copies reported in a row that end the zero-copy of a connection.
+pub const ZERO_COPY_STRIKES: u32 = 3;
+
 /// Connections per core, all cores together; a further one is closed at once.
 pub const CONNECTIONS_PER_CORE: usize = 16 << 10;
 /// Connections accepted by another core that wait for one core.
@@ -110,8 +145,6 @@ pub const READ_AHEAD_MIN: u64 = 4 << 20;
 pub const READ_AHEAD_MAX: u64 = 16 << 20;
 /// Bytes gathered for one send.
 pub const SEND_MAX: usize = 4 << 20;
-/// A response of at most this size is sent without the ring, as far as the socket takes it at once.
-pub const DIRECT_SEND_MAX: usize = 256 << 10;
 /// An upload whose buffer fills within this time gets larger ones.
 pub const FAST_FILL: Duration = Duration::from_millis(250);
 /// Smallest transfer buffer: what a slow client can hold.
@@ -192,6 +225,13 @@ const _: () = {
     assert!(READ_AHEAD_MAX <= BLOCKS_HELD as u64 / 8, "some responses can read ahead at once");
     assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");
     assert!(BLOCKS_HELD as u64 >= 64 * PART_SIZE, "many clients can be served at once");
+    assert!(BULK_CHAIN < BULK_ENTRIES as usize, "a chain is handed over at once");
+    // An entry is 64 bytes; of completions, 16 bytes each, there are two to an entry, or a number of their own.
+    assert!(
+        (RING_ENTRIES as u64 * 100 + BULK_ENTRIES as u64 * 68 + BULK_COMPLETIONS as u64 * 16) <= RING_MEMORY,
+        "the rings are charged no more"
+    );
+    assert!(ZERO_COPY_HELD < BLOCKS_HELD, "who does not acknowledge leaves blocks to the others");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
     assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");

@@ -20,9 +20,10 @@ use crate::chunk::disk::{self, Disk};
 use crate::chunk::layout;
 use crate::chunk::sweep::LiveUploads;
 use crate::config::{Config, Io};
+use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
-use crate::limits::{CONNECTIONS_PER_CORE, OPEN_DATABASES};
+use crate::limits::{BLOCKS_HELD, CONNECTIONS_PER_CORE, OPEN_DATABASES, RING_MEMORY};
 use crate::meta::index::Indexes;
 use crate::meta::reader::Readers;
 use crate::meta::schema::{self, Durability};
@@ -122,6 +123,11 @@ struct Metadata {
 fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
+    let cache_bytes = config.storage.cache.bytes(memory());
+    let send = config.network.send;
+    let local = config.listen.public.ip().is_loopback();
+    let held = cores as u64 * (BLOCKS_HELD as u64 + RING_MEMORY);
+    let registry = Arc::new(Registry::for_sending(send, local, cache_bytes + held)?);
     let durability = config.storage.durability;
     let shares = FileShares::of(cores);
     let ballast = Arc::new(disks.iter().map(Disk::ballast).collect::<Vec<_>>());
@@ -147,7 +153,9 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         readers,
         writers,
         indexes,
-        cache: BlockCache::new(config.storage.cache.bytes(memory())),
+        cache: BlockCache::new(cache_bytes, &registry).map_err(describe)?,
+        registry,
+        send,
         live: LiveUploads::default(),
         metrics: Metrics::default(),
         synced: durability == Durability::Full,

@@ -4,13 +4,18 @@
 //! slots of 64 KiB. It is never given back, so that an extent can be registered with a ring once and for all; what bounds it is
 //! the bound of those who take slots: the cache's weight, and what the cores' responses may hold. A slot that was
 //! cut up stays so. Slots come zeroed at first and then with whatever they held: who reads one knows what is good.
+//!
+//! Where memory is registered, a thread of its own does that, since it takes milliseconds an extent; until then, and where it
+//! fails, slots are used unregistered.
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
+use super::bulk::registry::Registry;
 use crate::limits::{EXTENT_SIZE, PART_SIZE, SMALL_BLOCK};
 
 const HUGE_PAGE: usize = 2 << 20;
@@ -34,8 +39,26 @@ impl Size {
     }
 }
 
+/// An extent: never unmapped.
+struct Extent {
+    start: NonNull<u8>,
+    /// Its index in the registry, or [`UNREGISTERED`].
+    index: AtomicU32,
+}
+
+const UNREGISTERED: u32 = u32::MAX;
+
+// SAFETY: an address and an atomic; what is there belongs to the owners of its slots.
+unsafe impl Send for Extent {}
+// SAFETY: as above.
+unsafe impl Sync for Extent {}
+
+/// A slot that nobody owns.
 #[derive(Clone, Copy)]
-struct Memory(NonNull<u8>);
+struct Memory {
+    start: NonNull<u8>,
+    extent: &'static Extent,
+}
 
 // SAFETY: an address; whoever holds it as the only one may use what is there.
 unsafe impl Send for Memory {}
@@ -45,15 +68,32 @@ struct Free {
     parts: Vec<Memory>,
     small: Vec<Memory>,
     extents: usize,
+    /// To the thread that registers, where there is one.
+    register: Option<mpsc::Sender<&'static Extent>>,
 }
 
 /// All slots.
-#[derive(Default)]
 pub struct Arena {
     free: Mutex<Free>,
 }
 
 impl Arena {
+    /// An arena whose memory is registered with `registry`.
+    ///
+    /// # Errors
+    /// When the thread that registers cannot be started.
+    pub fn new(registry: &Arc<Registry>) -> std::io::Result<Arc<Self>> {
+        let mut free = Free::default();
+        if !registry.is_none() {
+            let (sender, extents) = mpsc::channel();
+            let registry = Arc::clone(registry);
+            let run = move || register(&registry, &extents);
+            std::thread::Builder::new().name("register".to_owned()).spawn(run)?;
+            free.register = Some(sender);
+        }
+        Ok(Arc::new(Self { free: Mutex::new(free) }))
+    }
+
     /// Takes a slot.
     ///
     /// # Panics
@@ -64,12 +104,22 @@ impl Arena {
             Size::Part => free.part(),
             Size::Small => free.small(),
         };
-        Slot { memory: memory.0, size, arena: Arc::clone(self) }
+        Slot { memory, size, arena: Arc::clone(self) }
     }
 
     /// Bytes of address space that were mapped so far.
     pub fn mapped(&self) -> usize {
         self.free.lock().unwrap_or_else(PoisonError::into_inner).extents * EXTENT_SIZE
+    }
+}
+
+/// Registers extents until the arena is gone.
+fn register(registry: &Registry, extents: &mpsc::Receiver<&'static Extent>) {
+    for extent in extents {
+        // SAFETY: an extent is never unmapped.
+        if let Some(index) = unsafe { registry.add(extent.start.as_ptr(), EXTENT_SIZE) } {
+            extent.index.store(u32::from(index), Ordering::Release);
+        }
     }
 }
 
@@ -81,7 +131,11 @@ impl Free {
             }
             let extent = map();
             self.extents += 1;
-            self.parts.extend(cut(extent, EXTENT_SIZE, Size::Part));
+            if let Some(register) = &self.register {
+                // The thread lives as long as this sender.
+                let _ = register.send(extent);
+            }
+            self.parts.extend(cut(Memory { start: extent.start, extent }, EXTENT_SIZE, Size::Part));
         }
     }
 
@@ -98,11 +152,14 @@ impl Free {
 
 /// Cuts memory into slots; the first one comes last, so that it is taken first.
 fn cut(memory: Memory, len: usize, size: Size) -> impl Iterator<Item = Memory> {
-    // SAFETY: every offset is inside of the `len` bytes.
-    (0..len / size.bytes()).rev().map(move |i| Memory(unsafe { memory.0.add(i * size.bytes()) }))
+    (0..len / size.bytes()).rev().map(move |i| {
+        // SAFETY: every offset is inside of the `len` bytes.
+        let start = unsafe { memory.start.add(i * size.bytes()) };
+        Memory { start, extent: memory.extent }
+    })
 }
 
-fn map() -> Memory {
+fn map() -> &'static Extent {
     // SAFETY: a fresh anonymous mapping touches no memory of ours.
     let mapped = unsafe {
         mmap_anonymous(
@@ -119,13 +176,14 @@ fn map() -> Memory {
         let extent = start.add(start.align_offset(HUGE_PAGE));
         // Where the system has no huge pages, ordinary ones do.
         let _ = madvise(extent.cast(), EXTENT_SIZE, Advice::LinuxHugepage);
-        Memory(NonNull::new_unchecked(extent))
+        let start = NonNull::new_unchecked(extent);
+        Box::leak(Box::new(Extent { start, index: AtomicU32::new(UNREGISTERED) }))
     }
 }
 
 /// Some memory of an arena, with one owner; it goes back when it is dropped.
 pub struct Slot {
-    memory: NonNull<u8>,
+    memory: Memory,
     size: Size,
     arena: Arc<Arena>,
 }
@@ -143,7 +201,12 @@ impl Slot {
 
     /// Its first byte, aligned to its size.
     pub fn start(&self) -> NonNull<u8> {
-        self.memory
+        self.memory.start
+    }
+
+    /// The registered buffer it lies in, if any.
+    pub fn registered(&self) -> Option<u16> {
+        u16::try_from(self.memory.extent.index.load(Ordering::Acquire)).ok()
     }
 }
 
@@ -151,8 +214,8 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let mut free = self.arena.free.lock().unwrap_or_else(PoisonError::into_inner);
         match self.size {
-            Size::Part => free.parts.push(Memory(self.memory)),
-            Size::Small => free.small.push(Memory(self.memory)),
+            Size::Part => free.parts.push(self.memory),
+            Size::Small => free.small.push(self.memory),
         }
     }
 }
@@ -163,7 +226,7 @@ mod tests {
 
     #[test]
     fn slots_are_aligned_and_come_back() {
-        let arena = Arc::new(Arena::default());
+        let arena = Arena::new(&Arc::new(Registry::none())).unwrap();
         let address = |slot: &Slot| slot.start().as_ptr() as usize;
         let slots: Vec<Slot> =
             (0..40).map(|i| arena.take(if i % 2 == 0 { Size::Part } else { Size::Small })).collect();

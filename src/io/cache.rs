@@ -17,6 +17,8 @@ use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use super::arena::{Arena, Size, Slot};
+use super::bulk::memory::{Gather, Region, Scatter};
+use super::bulk::registry::Registry;
 use crate::limits::GRANULE_SIZE;
 
 const GRANULE: usize = GRANULE_SIZE as usize;
@@ -148,6 +150,17 @@ impl Drop for Loading {
     }
 }
 
+// SAFETY: the slot does not move while the block is held, all of it is initialised memory, and only this owner
+// touches these bytes.
+unsafe impl Scatter for Loading {
+    fn regions(&mut self, name: &mut dyn FnMut(Region)) {
+        let bytes = self.range().len();
+        // SAFETY: as above.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(self.start(), bytes) };
+        name(Region::of_mut(bytes).registered(self.block.slot.registered()));
+    }
+}
+
 // SAFETY: the slot does not move while the block is held, and only this owner touches these bytes.
 unsafe impl IoBuf for Loading {
     fn read_ptr(&self) -> *const u8 {
@@ -189,19 +202,22 @@ pub struct BlockCache {
 }
 
 impl BlockCache {
-    /// A cache of at most `bytes`, a quarter of them for small blocks.
-    pub fn new(bytes: u64) -> Self {
+    /// A cache of at most `bytes`, a quarter of them for small blocks, in memory that is registered with `registry`.
+    ///
+    /// # Errors
+    /// Those of [`Arena::new`].
+    pub fn new(bytes: u64, registry: &Arc<Registry>) -> std::io::Result<Self> {
         let blocks = |bytes: u64, size: Size| {
             let items = usize::try_from(bytes / size.bytes() as u64).unwrap_or(usize::MAX).max(16);
             Cache::with_weighter(items, bytes, BySlot)
         };
         let small = bytes / 4;
-        Self {
-            arena: Arc::default(),
+        Ok(Self {
+            arena: Arena::new(registry)?,
             parts: blocks(bytes - small, Size::Part),
             small: blocks(small, Size::Small),
             loaded: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Bytes that its blocks occupy.
@@ -278,10 +294,12 @@ impl BlockSlice {
             std::slice::from_raw_parts(start.as_ptr(), self.end - self.start)
         }
     }
+}
 
-    /// Without its first `n` bytes.
-    pub fn advance(&mut self, n: usize) {
-        self.start = (self.start + n).min(self.end);
+// SAFETY: a block does not move or change while it is shared, and the slice holds a share.
+unsafe impl Gather for BlockSlice {
+    fn regions(&self, name: &mut dyn FnMut(Region)) {
+        name(Region::of(self.bytes()).registered(self.block.slot.registered()));
     }
 }
 
@@ -294,6 +312,10 @@ mod tests {
     use super::*;
 
     const KEY: Key = Key { owner: 1, start: 0 };
+
+    fn new_cache(bytes: u64) -> BlockCache {
+        BlockCache::new(bytes, &Arc::new(Registry::none())).unwrap()
+    }
 
     fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
         future.poll(&mut Context::from_waker(Waker::noop()))
@@ -318,7 +340,7 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_loaded() {
-        let cache = BlockCache::new(64 << 20);
+        let cache = new_cache(64 << 20);
         let loads = std::cell::RefCell::new(Vec::new());
         let get = |range: Range<usize>, byte| {
             let loads = &loads;
@@ -338,7 +360,7 @@ mod tests {
 
     #[test]
     fn misses_of_one_granule_coalesce_and_the_next_takes_over_from_a_reader_that_goes_away() {
-        let cache = BlockCache::new(64 << 20);
+        let cache = new_cache(64 << 20);
         let never = async |loading: Loading| {
             std::future::pending::<()>().await;
             drop(loading);
@@ -355,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_failed_load_fails_its_reader_and_leaves_nothing_good() {
-        let cache = BlockCache::new(64 << 20);
+        let cache = new_cache(64 << 20);
         let failing = async |_: Loading| Err("damaged");
         assert_eq!(ready(cache.get(Size::Part, KEY, 0..1, failing)).err(), Some("damaged"));
         assert!(cache.peek(Size::Part, &KEY, &(0..1)).is_none());
@@ -364,7 +386,7 @@ mod tests {
 
     #[test]
     fn an_evicted_block_keeps_its_bytes_while_somebody_sends_them() {
-        let cache = BlockCache::new(16 << 20);
+        let cache = new_cache(16 << 20);
         let held = ready(cache.get(Size::Part, KEY, 0..GRANULE, filled(1))).unwrap();
         for start in 1..64 {
             let key = Key { owner: 2, start };
@@ -381,7 +403,7 @@ mod tests {
 
     #[test]
     fn many_threads_and_evictions_never_show_other_bytes() {
-        let cache = BlockCache::new(8 << 20);
+        let cache = new_cache(8 << 20);
         let run = |seed: u64| {
             let mut state = seed;
             let mut random = |below: usize| {

@@ -1,74 +1,84 @@
-//! Sends that do not hold their buffer for a client that does not read.
+//! How a connection sends: small answers at once, large ones through the bulk ring; never holding a buffer for a client
+//! that does not read.
+//!
+//! ```text
+//! let mut sender = Sender::new(mode, &socket);                     // with each connection
+//! let parts = Rc::new((head, blocks));
+//! let moved = sender.send(&bulk, &socket, &parts, sent, patience).await?;
+//! if moved.out_of_patience { drop(parts); wait_writable(&socket, SEND_STALL).await?; }
+//! ```
 
+use std::cell::RefCell;
 use std::io;
-use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::rc::Rc;
+use std::time::Duration;
 
-use monoio::buf::IoBuf;
-use monoio::io::{CancelableAsyncWriteRent as _, Canceller};
 use monoio::net::TcpStream;
 use monoio::time::timeout;
 
-use super::gather::Gather;
-use crate::limits::DIRECT_SEND_MAX;
+use super::bulk::memory::Gather;
+use super::bulk::socket::Socket;
+use super::bulk::{Bulk, Moved, Reports, send_now};
+use super::send_mode::{Chooser, Mode, Way};
+use crate::limits::{SEND_NOW_MAX, SEND_STALL};
 
-/// Sends what it can of `buffer` within `patience`; the number of bytes is 0 when the client took none.
-///
-/// # Errors
-/// Those of send(2).
-pub async fn send_some<B: IoBuf>(
-    stream: &mut TcpStream,
-    buffer: B,
-    patience: Duration,
-) -> (io::Result<usize>, B) {
-    let canceller = Canceller::new();
-    let mut send = pin!(stream.cancelable_write(buffer, canceller.handle()));
-    if let Ok(done) = timeout(patience, &mut send).await {
-        return done;
-    }
-    // The operation is told to stop and then waited for: only then is it known how much left, and is the buffer ours.
-    let _ = canceller.cancel();
-    match send.await {
-        (Err(error), buffer) if error.raw_os_error() == Some(libc::ECANCELED) => (Ok(0), buffer),
-        done => done,
-    }
+/// What a connection remembers of its sends.
+pub struct Sender {
+    reports: Reports,
+    /// The socket gives up a peer that acknowledges nothing.
+    bounded: bool,
 }
 
-/// Sends what it can of `gather` within `patience`; the rest comes back. A small one goes out without the ring, as far as
-/// the socket takes it at once.
-///
-/// # Errors
-/// Those of send(2).
-pub async fn send_gather<P: IoBuf>(
-    stream: &mut TcpStream,
-    mut gather: Gather<P>,
-    patience: Duration,
-) -> io::Result<Gather<P>> {
-    if gather.len() <= DIRECT_SEND_MAX {
-        gather.send_now(stream)?;
+impl Sender {
+    /// The sender of a connection.
+    pub fn new(mode: Mode, stream: &TcpStream) -> Self {
+        let ends = stream.local_addr().and_then(|ours| Ok((ours, stream.peer_addr()?))).ok();
+        Self { reports: Rc::new(RefCell::new(Chooser::new(mode, ends))), bounded: false }
     }
-    let deadline = Instant::now() + patience;
-    while !gather.is_empty() {
-        let canceller = Canceller::new();
-        let mut send = pin!(stream.cancelable_writev(gather, canceller.handle()));
-        let left = deadline.saturating_duration_since(Instant::now());
-        let (result, back) = if let Ok(done) = timeout(left, &mut send).await {
-            done
-        } else {
-            // As above.
-            let _ = canceller.cancel();
-            send.await
-        };
-        gather = back;
-        match result {
-            Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => break,
-            sent => gather.advance(sent?),
+
+    /// Sends what `parts` holds from byte `skip` on, within `patience`; a small rest without the ring, as far as the
+    /// socket takes it.
+    ///
+    /// # Errors
+    /// Those of sendmsg(2), when nothing was sent.
+    pub async fn send<G: Gather>(
+        &mut self,
+        bulk: &Bulk,
+        socket: &Socket,
+        parts: &Rc<G>,
+        skip: usize,
+        patience: Duration,
+    ) -> io::Result<Moved> {
+        let len = parts.total().saturating_sub(skip);
+        let mut at_once = 0;
+        if len <= SEND_NOW_MAX {
+            match send_now(socket, &**parts, skip) {
+                Ok(bytes) if bytes == len => return Ok(Moved { bytes, out_of_patience: false }),
+                Ok(bytes) => at_once = bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
         }
-        if Instant::now() >= deadline {
-            break;
+        let way = self.reports.borrow().next(len - at_once, bulk.held());
+        if way == Way::ZeroCopy && !self.bounded {
+            self.bounded = true;
+            // What a peer never acknowledges would hold memory for a quarter of an hour after the connection's end.
+            let stall = SEND_STALL.as_millis() as u32;
+            let _ = rustix::net::sockopt::set_tcp_user_timeout(socket, stall);
+        }
+        let moved = bulk.send(socket, parts, skip + at_once, way, Some(&self.reports), patience).await;
+        match moved {
+            Ok(moved) => {
+                if moved.out_of_patience {
+                    self.reports.borrow_mut().stalled();
+                }
+                Ok(Moved { bytes: at_once + moved.bytes, ..moved })
+            }
+            // The next send says so.
+            Err(_) if at_once > 0 => Ok(Moved { bytes: at_once, out_of_patience: false }),
+            Err(error) => Err(error),
         }
     }
-    Ok(gather)
 }
 
 /// Waits until the client reads again, holding no buffer.

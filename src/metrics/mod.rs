@@ -45,6 +45,16 @@ pub struct Metrics {
     pub orphans_removed: Counter,
     /// Deleted versions whose chunks were removed.
     pub versions_dropped: Counter,
+    /// Operations of the bulk rings under way.
+    pub bulk_depth: Gauge,
+    /// Operations of the bulk rings begun.
+    pub bulk_operations: Counter,
+    /// Times that completions found a bulk ring's queue full.
+    pub bulk_overflows: Counter,
+    /// Zero-copy sends begun.
+    pub zero_copy_sends: Counter,
+    /// Notifications of zero-copy sends that the kernel copied after all.
+    pub zero_copy_copied: Counter,
 }
 
 impl Metrics {
@@ -80,6 +90,27 @@ impl Metrics {
             "versions_dropped",
             "Deleted versions whose chunks were removed",
             self.versions_dropped.clone(),
+        );
+        list.register(
+            "bulk_ring_depth",
+            "Operations of the bulk rings under way, notifications to come included",
+            self.bulk_depth.clone(),
+        );
+        list.register(
+            "bulk_ring_operations",
+            "Operations that the bulk rings were given",
+            self.bulk_operations.clone(),
+        );
+        list.register(
+            "bulk_ring_overflows",
+            "Times that completions found the queue of a bulk ring full and the kernel kept them",
+            self.bulk_overflows.clone(),
+        );
+        list.register("zero_copy_sends", "Sends begun without a copy", self.zero_copy_sends.clone());
+        list.register(
+            "zero_copy_copied",
+            "Notifications that the kernel copied what was to be sent without a copy",
+            self.zero_copy_copied.clone(),
         );
         list
     }

@@ -13,6 +13,7 @@ use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::chunk::read::{self, Source};
 use crate::io::budget::Share;
+use crate::io::bulk::memory::{Gather, Region};
 use crate::io::cache::BlockSlice;
 use crate::limits::{PART_SIZE, PARTS_PER_QUESTION};
 
@@ -36,6 +37,17 @@ impl Piece {
         match self {
             Self::Block(block, _) => block.bytes(),
             Self::Inline(bytes) => bytes,
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "memory shared with the kernel")]
+// SAFETY: both kinds are shares of memory that neither moves nor changes while they are held.
+unsafe impl Gather for Piece {
+    fn regions(&self, name: &mut dyn FnMut(Region)) {
+        match self {
+            Self::Block(block, _) => block.regions(name),
+            Self::Inline(bytes) => bytes.regions(name),
         }
     }
 }

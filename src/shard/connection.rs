@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use monoio::buf::{IoBuf, IoBufMut as _};
+use monoio::buf::IoBufMut as _;
 use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _};
 use monoio::net::TcpStream;
 use monoio::time::timeout;
@@ -19,8 +19,10 @@ use super::{route, stream};
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
-use crate::io::gather::Gather;
-use crate::io::send;
+use crate::io::bulk::Moved;
+use crate::io::bulk::memory::Gather;
+use crate::io::bulk::socket::Socket;
+use crate::io::send::{self, Sender};
 use crate::limits::{
     BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, REQUEST_LINE_MAX,
     SEND_STALL, SEND_TIME, SKIP_BODY_MAX,
@@ -32,7 +34,9 @@ const INBOX_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + INBOX_MIN;
 
 /// A client's connection.
 pub(super) struct Connection {
-    stream: TcpStream,
+    core: Rc<Core>,
+    stream: Socket,
+    sender: Sender,
     /// Received and not yet used: `inbox[used..]`.
     inbox: Vec<u8>,
     used: usize,
@@ -49,8 +53,16 @@ enum Begun {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
-        Self { stream, inbox: Vec::new(), used: 0, sequence: Sequence::default() }
+    pub(super) fn new(core: &Rc<Core>, stream: TcpStream) -> Self {
+        let sender = Sender::new(core.node.send, &stream);
+        Self {
+            core: Rc::clone(core),
+            stream: Socket::new(stream),
+            sender,
+            inbox: Vec::new(),
+            used: 0,
+            sequence: Sequence::default(),
+        }
     }
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {
@@ -89,27 +101,27 @@ impl Connection {
     /// Sends all of a buffer.
     pub(super) async fn send(&mut self, buffer: Vec<u8>) -> io::Result<()> {
         let deadline = Instant::now() + SEND_TIME;
-        let mut rest = buffer.slice(..);
-        while rest.bytes_init() > 0 {
+        let (len, buffer) = (buffer.len(), Rc::new(buffer));
+        let mut sent = 0;
+        while sent < len {
             let left = deadline.saturating_duration_since(Instant::now());
-            let (sent, back) = send::send_some(&mut self.stream, rest, left).await;
-            let sent = sent?;
-            if sent == 0 {
+            let moved = self.send_parts(&buffer, sent, left).await?;
+            sent += moved.bytes;
+            if moved.out_of_patience {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            let (begin, end) = (back.begin() + sent, back.end());
-            rest = back.into_inner().slice(begin..end);
         }
         Ok(())
     }
 
-    /// Sends what the client takes within `patience`; the rest comes back.
-    pub(super) async fn send_gather<P: IoBuf>(
+    /// Sends what `parts` holds from byte `skip` on, as far as the client takes it within `patience`.
+    pub(super) async fn send_parts<G: Gather>(
         &mut self,
-        gather: Gather<P>,
+        parts: &Rc<G>,
+        skip: usize,
         patience: Duration,
-    ) -> io::Result<Gather<P>> {
-        send::send_gather(&mut self.stream, gather, patience).await
+    ) -> io::Result<Moved> {
+        self.sender.send(&self.core.bulk, &self.stream, parts, skip, patience).await
     }
 
     /// Waits until the client reads again.
@@ -176,7 +188,7 @@ impl Connection {
 /// Serves a connection to its end.
 pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, placed: Placed) {
     let _ = stream.set_nodelay(true);
-    let mut connection = Connection::new(stream);
+    let mut connection = Connection::new(&core, stream);
     loop {
         match connection.read_head(&core).await {
             Begun::Head(head) => {

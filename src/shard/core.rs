@@ -21,10 +21,11 @@ use super::node::Node;
 use crate::base::clock::Timestamp;
 use crate::chunk::files::OpenFiles;
 use crate::io::budget::Budget;
+use crate::io::bulk::Bulk;
 use crate::io::listen;
 use crate::limits::{
-    BLOCKS_HELD, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD, RING_ENTRIES,
-    STOP_TIME, STORAGE_THREADS,
+    BLOCKS_HELD, BULK_LAST_WAIT, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD,
+    RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
 };
 use crate::metrics::RequestLabels;
 
@@ -33,6 +34,8 @@ pub struct Core {
     pub(super) number: usize,
     pub(super) node: Arc<Node>,
     pub(super) answers: Answers,
+    /// Sends large responses.
+    pub(super) bulk: Bulk,
     /// What uploads may hold in first buffers, so that slow ones leave each other room.
     pub(super) first_buffers: Budget,
     /// What uploads may hold in further and larger ones.
@@ -64,9 +67,11 @@ impl fmt::Display for RequestId<'_> {
 }
 
 impl Core {
-    fn new(number: usize, node: Arc<Node>) -> Rc<Self> {
-        Rc::new(Self {
+    /// To be made inside of the core's runtime.
+    fn new(number: usize, node: Arc<Node>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
             number,
+            bulk: Bulk::start(&node.registry, node.bulk_counts())?,
             answers: Answers::new(),
             first_buffers: Budget::new(FIRST_BUFFERS),
             more_buffers: Budget::new(MORE_BUFFERS),
@@ -77,7 +82,7 @@ impl Core {
             requests: Cell::new(0),
             date: RefCell::new((0, "".into())),
             node,
-        })
+        }))
     }
 
     /// The value of `Date`, made once a second.
@@ -137,7 +142,7 @@ pub fn run(
         .attach_thread_pool(Box::new(DefaultThreadPool::new(STORAGE_THREADS)))
         .build()?;
     runtime.block_on(async move {
-        let core = Core::new(number, node);
+        let core = Core::new(number, node)?;
         let listening = listener.as_raw_fd();
         // Held until the end, so that its descriptor is not another one's when it is shut.
         let listener = Rc::new(TcpListener::from_std(listener)?);
@@ -149,6 +154,7 @@ pub fn run(
         listen::shut(listening);
         accepting.await;
         finish(&core).await;
+        core.bulk.close(BULK_LAST_WAIT).await;
         Ok(())
     })
 }

@@ -9,7 +9,10 @@ use super::placement::Placement;
 use crate::base::slot::Slot;
 use crate::chunk::disk::Disk;
 use crate::chunk::sweep::LiveUploads;
+use crate::io::bulk::Counts;
+use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
+use crate::io::send_mode::Mode;
 use crate::meta::index::Indexes;
 use crate::meta::reader::Readers;
 use crate::meta::slots::{Slots, State};
@@ -32,6 +35,10 @@ pub struct Node {
     pub indexes: Indexes,
     /// The block cache.
     pub cache: BlockCache,
+    /// The memory registered with the kernel.
+    pub registry: Arc<Registry>,
+    /// How responses are sent.
+    pub send: Mode,
     /// Uploads under way.
     pub live: LiveUploads,
     /// What is counted.
@@ -57,6 +64,18 @@ impl Node {
     /// The directory of a slot.
     pub fn slot_dir(&self, slot: Slot) -> &Path {
         self.slots.dir(slot)
+    }
+
+    /// What each core's bulk ring counts.
+    pub fn bulk_counts(&self) -> Counts {
+        let metrics = &self.metrics;
+        Counts {
+            depth: metrics.bulk_depth.clone(),
+            operations: metrics.bulk_operations.clone(),
+            overflows: metrics.bulk_overflows.clone(),
+            zero_copy: metrics.zero_copy_sends.clone(),
+            copied: metrics.zero_copy_copied.clone(),
+        }
     }
 
     /// Whether the node is on its way out.

@@ -1,43 +1,34 @@
 //! A blob's bytes on their way out: read ahead through the block cache, sent from its blocks, several pieces in one
 //! send, the response's head with the first.
 //!
-//! A block is held only while a send moves. When the client stops reading, the send is taken back, the blocks let go,
-//! and the connection waits with nothing in hand; so slow clients cost no memory and delay nobody.
+//! A block is held only while a send moves, and until the kernel has let go of what it sends without a copy. When the
+//! client stops reading, the send is taken back, the blocks let go, and the connection waits with nothing in hand; so slow
+//! clients cost no memory and delay nobody.
 
-use std::time::Instant;
-
-use bytes::Bytes;
-use monoio::buf::IoBuf;
+use std::rc::Rc;
 
 use super::blob::Piece;
 use super::connection::Connection;
 use super::core::Core;
 use super::read_ahead::ReadAhead;
 use super::reply::Failure;
-use crate::io::gather::Gather;
-use crate::limits::{DIRECT_SEND_MAX, SEND_MAX, SEND_PATIENCE, SMALL_BLOCK};
+use crate::io::bulk::memory::{Gather, Region};
+use crate::limits::{SEND_MAX, SEND_NOW_MAX, SEND_PATIENCE, SMALL_BLOCK};
 
-/// What leaves in one send.
-enum Part {
-    /// A head, which cannot be read again.
-    Head(Bytes),
-    Body(Piece),
+/// Pieces that leave in one send, behind what is left of a head.
+struct Parts {
+    head: Vec<u8>,
+    body: Vec<Piece>,
+    /// Bytes of the body.
+    len: usize,
 }
 
 #[expect(unsafe_code, reason = "memory shared with the kernel")]
-// SAFETY: both kinds are shares of memory that neither moves nor changes while they are held.
-unsafe impl IoBuf for Part {
-    fn read_ptr(&self) -> *const u8 {
-        match self {
-            Self::Head(bytes) => bytes.as_ptr(),
-            Self::Body(piece) => piece.bytes().as_ptr(),
-        }
-    }
-    fn bytes_init(&self) -> usize {
-        match self {
-            Self::Head(bytes) => bytes.len(),
-            Self::Body(piece) => piece.bytes().len(),
-        }
+// SAFETY: a vector's bytes, and shares of memory, which neither move nor change while they are held.
+unsafe impl Gather for Parts {
+    fn regions(&self, name: &mut dyn FnMut(Region)) {
+        self.head.regions(name);
+        self.body.iter().for_each(|piece| piece.regions(name));
     }
 }
 
@@ -48,33 +39,30 @@ unsafe impl IoBuf for Part {
 pub(super) async fn send(
     core: &Core,
     connection: &mut Connection,
-    head: Vec<u8>,
+    mut head: Vec<u8>,
     mut reading: ReadAhead,
 ) -> Result<(), Failure> {
-    let mut gather = Gather::default();
-    gather.push(Part::Head(head.into()));
     // What is taken at a time: a client that does not keep up gets small pieces, and larger ones when it does again.
     let mut stride = SEND_MAX;
-    while !gather.is_empty() || !reading.is_done() {
-        while !reading.is_done() && gather.len() < stride {
-            // What is at hand goes out while the disk reads, unless the rest is small.
-            if body_len(&gather) > 0 && !reading.is_ready() && reading.rest() > DIRECT_SEND_MAX as u64 {
+    while !head.is_empty() || !reading.is_done() {
+        let parts = Rc::new(gather(std::mem::take(&mut head), &mut reading, stride).await?);
+        stride = (stride * 2).min(SEND_MAX);
+        let total = parts.head.len() + parts.len;
+        let mut sent = 0;
+        while sent < total {
+            let moved = connection.send_parts(&parts, sent, SEND_PATIENCE).await?;
+            sent += moved.bytes;
+            if moved.out_of_patience {
                 break;
             }
-            match reading.take(stride as u64, body_len(&gather) > 0).await.map_err(|_| Failure::Gone)? {
-                Some(piece) => gather.push(Part::Body(piece)),
-                None => break,
-            }
         }
-        let begun = Instant::now();
-        stride = (stride * 2).min(SEND_MAX);
-        let body = body_len(&gather);
-        gather = connection.send_gather(gather, SEND_PATIENCE).await?;
-        core.node.metrics.sent.inc_by((body - body_len(&gather)) as u64);
-        if !gather.is_empty() && begun.elapsed() >= SEND_PATIENCE {
+        let body = sent.saturating_sub(parts.head.len());
+        core.node.metrics.sent.inc_by(body as u64);
+        if sent < total {
             // Let go of everything, and read it again when the client does.
-            reading.go_back(body_len(&gather) as u64);
-            gather.retain(|part| matches!(part, Part::Head(_)));
+            head = parts.head.get(sent..).unwrap_or_default().to_vec();
+            reading.go_back((parts.len - body) as u64);
+            drop(parts);
             stride = SMALL_BLOCK as usize;
             connection.wait_writable().await?;
         }
@@ -82,6 +70,20 @@ pub(super) async fn send(
     Ok(())
 }
 
-fn body_len(gather: &Gather<Part>) -> usize {
-    gather.sum(|part| matches!(part, Part::Body(_)))
+/// What goes out next: what is at hand, while the disk reads on, unless the rest is small.
+async fn gather(head: Vec<u8>, reading: &mut ReadAhead, stride: usize) -> Result<Parts, Failure> {
+    let mut parts = Parts { head, body: Vec::new(), len: 0 };
+    while !reading.is_done() && parts.len < stride {
+        if parts.len > 0 && !reading.is_ready() && reading.rest() > SEND_NOW_MAX as u64 {
+            break;
+        }
+        match reading.take(stride as u64, parts.len > 0).await.map_err(|_| Failure::Gone)? {
+            Some(piece) => {
+                parts.len += piece.bytes().len();
+                parts.body.push(piece);
+            }
+            None => break,
+        }
+    }
+    Ok(parts)
 }
