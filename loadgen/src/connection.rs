@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// The first bytes of a response are copied out to find the head in them; the rest need not be.
 const HEAD_READ: usize = 2048;
+/// A body up to this size is taken together with its head: copying it costs less than another system call.
+const SMALL_BODY: u64 = 8192;
 /// Bytes copied out at once where they must be looked at; fits the second-level cache beside the expected bytes.
 const CHECKED_READ: usize = 256 * 1024;
 /// Bytes of a body made at once, and kept until the socket has taken them all.
@@ -375,7 +377,13 @@ fn receive(
             asked = usize::try_from(unseen).unwrap_or(usize::MAX).min(scratch.void.len());
             net::recv(socket, &mut scratch.void[..asked], RecvFlags::TRUNC)
         } else {
-            asked = if exchange.is_good() { CHECKED_READ } else { HEAD_READ };
+            asked = if exchange.is_good() {
+                CHECKED_READ
+            } else if exchange.wanted().is_some_and(|wanted| wanted <= SMALL_BODY) {
+                HEAD_READ + SMALL_BODY as usize
+            } else {
+                HEAD_READ
+            };
             net::recv(socket, &mut scratch.buffer[..asked], RecvFlags::empty())
         };
         let got = match got {

@@ -331,7 +331,7 @@ impl Exchange {
     }
 
     /// The length the response's body must have, where it is known.
-    fn wanted(&self) -> Option<u64> {
+    pub(crate) fn wanted(&self) -> Option<u64> {
         match self.job.action {
             Action::GetRange { len, .. } => Some(len),
             Action::GetWhole { size } => size,

@@ -163,6 +163,11 @@ impl Plan {
             })
             .collect();
         let set = if reads { format!(", set of {}", self.set.describe()) } else { String::new() };
+        if let [Weighted { operation: Operation::Put { size: None, names: Names::New { .. } }, .. }] =
+            self.operations[..]
+        {
+            return format!("PUT {}", self.set.describe());
+        }
         format!("{}{set}", names.join(", "))
     }
 
