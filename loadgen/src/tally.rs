@@ -25,6 +25,8 @@ pub(crate) struct OperationTally {
 #[derive(Clone, Debug)]
 pub(crate) struct Tally {
     pub(crate) operations: Vec<OperationTally>,
+    /// How long those waited, at the end of an open loop, for whom there never was a connection: nobody knows what they would have asked.
+    pub(crate) unsent: Latency,
     /// Failures before it was known what to ask for: of connecting, of waiting.
     pub(crate) failures: Failures,
     /// Kept-alive connections that the server closed between two requests, which is its right.
@@ -58,6 +60,7 @@ impl Tally {
     pub(crate) fn new(operations: usize) -> Result<Self, String> {
         Ok(Self {
             operations: (0..operations).map(|_| OperationTally::new()).collect::<Result<_, _>>()?,
+            unsent: Latency::new()?,
             failures: Failures::new(),
             reconnects: 0,
             series: Series::default(),
@@ -78,6 +81,7 @@ impl Tally {
         for operation in &self.operations {
             total.merge(operation)?;
         }
+        total.latency.merge(&self.unsent)?;
         merge_failures(&mut total.failures, &self.failures);
         Ok(total)
     }
@@ -99,6 +103,7 @@ impl Tally {
         for (mine, others) in self.operations.iter_mut().zip(&other.operations) {
             mine.merge(others)?;
         }
+        self.unsent.merge(&other.unsent)?;
         merge_failures(&mut self.failures, &other.failures);
         self.reconnects += other.reconnects;
         self.series.add(&other.series, 0);
@@ -128,9 +133,10 @@ mod tests {
         let mut other = one.clone();
         other.operations[0].latency.record(Duration::from_millis(9));
         other.fail(Failure::Status(503), Some(0));
+        other.unsent.record(Duration::from_millis(9));
         one.merge(&other).unwrap();
         let total = one.total().unwrap();
-        assert_eq!((total.requests, total.bytes, total.latency.count(), one.failed()), (4, 200, 3, 5));
+        assert_eq!((total.requests, total.bytes, total.latency.count(), one.failed()), (4, 200, 4, 5));
         assert_eq!(total.failures[&Failure::Status(503)], 3);
         assert_eq!(total.failures[&Failure::Connect], 2);
         assert_eq!(one.operations[0].failures.get(&Failure::Connect), None);

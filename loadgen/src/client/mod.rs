@@ -120,6 +120,8 @@ impl Shared {
 /// Runs the load to its end.
 pub(crate) fn run(settings: &Settings) -> Result<Outcome, String> {
     process::raise_open_files(settings.connections)?;
+    // A process that is not there is found out now, not when the window opens.
+    CpuTime::of_all(&settings.server_pids)?;
     let tracked =
         if settings.verify && !settings.url.names_connections() { settings.plan.rewritten() } else { 0 };
     let shared = Shared {

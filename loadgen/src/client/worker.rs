@@ -281,7 +281,9 @@ impl<'a> Worker<'a> {
     fn leave(&mut self, due: Instant, operation: Option<usize>) {
         if self.window.is_some_and(|window| window.counts(due)) {
             self.tally.fail(Failure::Unfinished, operation);
-            let latency = &mut self.tally.operations[operation.unwrap_or(0)].latency;
+            let tally = &mut self.tally;
+            let latency =
+                operation.map_or(&mut tally.unsent, |operation| &mut tally.operations[operation].latency);
             latency.record(self.now.saturating_duration_since(due));
         }
     }

@@ -158,6 +158,15 @@ fn a_run_stops_when_it_is_stable() {
 }
 
 #[test]
+fn a_server_process_that_is_not_there_is_found_out_before_the_run() {
+    let server = prepared(Behaviour::Honest);
+    let output =
+        loadgen(&format!("get {}/set/{{n}} {READS} --duration 1h --server-pid 4294967295", server.url()));
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("4294967295"), "{output:?}");
+}
+
+#[test]
 fn what_is_no_report_is_named_and_fails() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("other.json");
