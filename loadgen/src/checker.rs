@@ -4,7 +4,7 @@
 //! two generations is corrupt, and one that is whole but older than what was acknowledged before the request is stale. Answers shorter
 //! than [`TELLING`] bytes cannot tell, and are compared with generation 0.
 
-use crate::exchange::Failure;
+use crate::failure::Failure;
 use crate::payload::{Payload, TELLING};
 
 /// Checks one body, piece by piece.

@@ -4,7 +4,8 @@
 //! the others of its thread. Bodies that need not be looked at are thrown away inside the kernel: on a TCP socket `MSG_TRUNC` consumes
 //! bytes without copying them, so the target buffer is address space only and its pages are never touched.
 
-use crate::exchange::{Exchange, Failure, Progress};
+use crate::exchange::{Exchange, Progress};
+use crate::failure::Failure;
 use crate::low_water::LowWater;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;

@@ -6,7 +6,7 @@
 //! | `dataset`, `plan`, `random` | what to ask for: pure, from seeds |
 //! | `payload`, `checker`, `generations` | which bytes are right, after overwrites too |
 //! | `arrivals`, `schedule` | when requests are due in an open loop, and who waits: pure, time is an argument |
-//! | `head`, `chunked`, `exchange` | HTTP/1.1 of one request and its answer: bytes in, verdict out, no IO |
+//! | `head`, `chunked`, `exchange`, `failure` | HTTP/1.1 of one request and its answer: bytes in, verdict out, no IO |
 //! | `connection`, `low_water`, `client` | sockets, threads, deadlines |
 //! | `clock`, `meter`, `live`, `stability`, `process` | when things count, what is seen meanwhile, when to stop |
 //! | `histogram`, `series`, `tally` | what is counted |
@@ -39,6 +39,7 @@ mod connection;
 mod dataset;
 mod duel;
 mod exchange;
+mod failure;
 mod generations;
 mod head;
 mod histogram;

@@ -181,7 +181,7 @@ fn overlapping(reports: &[Report]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Failure;
+    use crate::failure::Failure;
     use crate::report::tests::report;
     use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! What a thread counted while the window was open, by operation of the mix.
 
-use crate::exchange::Failure;
+use crate::failure::Failure;
 use crate::histogram::Latency;
 use crate::series::Series;
 use std::collections::BTreeMap;

@@ -4,6 +4,8 @@
 //! In a closed loop every connection sends the next request when the answer is complete. In an open loop requests are due at their
 //! times, whatever the server does; when the window closes, what was due in it is still waited for, for a bounded time.
 
+mod account;
+mod slot;
 mod worker;
 
 use crate::arrivals::Spacing;

@@ -3,14 +3,17 @@
 //! A connection that fails is opened again after a pause, so that a dead server is not hammered; only a bounded number of handshakes is
 //! under way at a time, so that ten thousand connections do not overrun the server's backlog; every wait has a deadline.
 
+use super::account::Account;
+use super::slot::{Slot, State};
 use super::{Settings, Shared};
 use crate::arrivals::Arrivals;
 use crate::checker::Checker;
 use crate::clock::Window;
 use crate::connection::{Connection, Moved, Scratch, Tuning, Turn};
-use crate::exchange::{Content, Exchange, Failure};
+use crate::exchange::{Content, Exchange};
+use crate::failure::Failure;
 use crate::payload::Payload;
-use crate::plan::{Action, Job, Picker};
+use crate::plan::{Action, Job};
 use crate::process;
 use crate::schedule::Schedule;
 use crate::tally::Tally;
@@ -29,7 +32,7 @@ const TICK: Duration = Duration::from_millis(50);
 const EVENTS: usize = 256;
 /// Requests one connection may finish before the others have their turn.
 const REQUESTS_PER_TURN: u32 = 32;
-/// Handshakes under way at a time; all threads together stay below the backlog of any server worth measuring.
+/// Handshakes under way at a time, on all threads together: below the backlog of any server worth measuring.
 const HANDSHAKES: usize = 128;
 /// How long the requests of an open loop's window are waited for when it has closed.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -39,8 +42,6 @@ pub(super) struct Worker<'a> {
     settings: &'a Settings,
     shared: &'a Shared,
     thread: usize,
-    /// None while the connections are being made.
-    window: Option<Window>,
     /// None in a closed loop.
     schedule: Option<Schedule>,
     poll: OwnedFd,
@@ -52,33 +53,9 @@ pub(super) struct Worker<'a> {
     parked: VecDeque<usize>,
     scratch: Scratch,
     path: Vec<u8>,
-    tally: Tally,
+    account: Account,
     now: Instant,
     next_tick: Instant,
-}
-
-/// The place of one connection, which outlives the sockets that fill it.
-struct Slot {
-    /// The connection's number in the whole run.
-    number: usize,
-    picker: Picker,
-    /// A request that must be sent again because the server closed before it answered.
-    unanswered: Option<Box<Exchange>>,
-    /// Whether the first attempt to connect is over.
-    tried: bool,
-    is_parked: bool,
-    state: State,
-}
-
-enum State {
-    Closed {
-        retry_at: Instant,
-    },
-    /// In the queue of those to open.
-    Queued,
-    Open(Box<Connection>),
-    /// The requests of the run are used up.
-    Finished,
 }
 
 /// What a connection does next.
@@ -115,20 +92,12 @@ impl<'a> Worker<'a> {
         let now = Instant::now();
         let slots: Vec<Slot> = (thread..settings.connections)
             .step_by(settings.threads)
-            .map(|number| Slot {
-                number,
-                picker: settings.plan.picker(number),
-                unanswered: None,
-                tried: false,
-                is_parked: false,
-                state: State::Queued,
-            })
+            .map(|number| Slot::new(number, settings.plan.picker(number)))
             .collect();
         Ok(Self {
             settings,
             shared,
             thread,
-            window: None,
             schedule: None,
             poll,
             to_open: (0..slots.len()).collect(),
@@ -137,7 +106,7 @@ impl<'a> Worker<'a> {
             parked: VecDeque::new(),
             scratch: Scratch::new(),
             path: Vec::new(),
-            tally: Tally::new(settings.plan.operations().len())?,
+            account: Account::new(settings.plan.operations().len(), settings.open_loop.is_some())?,
             now,
             next_tick: now,
         })
@@ -154,14 +123,14 @@ impl<'a> Worker<'a> {
 
     /// The figures of a run that was not made.
     pub(super) fn nothing(self) -> Tally {
-        self.tally
+        self.account.tally
     }
 
     /// Runs to the end of the window, or of the requests.
     pub(super) fn run(mut self) -> Result<Tally, String> {
         let window = *self.shared.window.wait();
         self.now = Instant::now();
-        self.window = Some(window);
+        self.account.window = Some(window);
         self.schedule = self.new_schedule(&window);
         for index in 0..self.slots.len() {
             self.drive(index, false);
@@ -169,16 +138,16 @@ impl<'a> Worker<'a> {
         let mut events = Vec::with_capacity(EVENTS);
         while !self.is_over() && !self.is_finished() {
             let due = self.schedule.as_ref().and_then(Schedule::next_due);
-            let end = self.window.and_then(|window| window.closes());
+            let end = self.account.window.and_then(|window| window.closes());
             let wake = [due, end].into_iter().flatten().fold(self.next_tick, Instant::min);
             self.turn(&mut events, wake)?;
             self.admit();
-            self.shared.meters[self.thread].publish(&self.tally);
+            self.shared.meters[self.thread].publish(&self.account.tally);
         }
         if self.schedule.is_some() {
             self.drain(&mut events)?;
         }
-        Ok(self.tally)
+        Ok(self.account.tally)
     }
 
     fn new_schedule(&self, window: &Window) -> Option<Schedule> {
@@ -214,7 +183,7 @@ impl<'a> Worker<'a> {
     }
 
     fn is_over(&mut self) -> bool {
-        let Some(window) = &mut self.window else { return false };
+        let Some(window) = &mut self.account.window else { return false };
         if let Some(stop) = self.shared.stop_at(window) {
             window.close_at(stop);
         }
@@ -238,14 +207,10 @@ impl<'a> Worker<'a> {
 
     /// Lets in what is due, and hands it to those who wait for it.
     fn admit(&mut self) {
-        let (Some(schedule), Some(window)) = (&mut self.schedule, &self.window) else { return };
-        let tally = &mut self.tally;
-        schedule.admit(self.now, window.closes(), |due| {
-            tally.fail(Failure::QueueFull, None);
-            if window.counts(due) {
-                tally.series.at(window.since_opening(due)).errors += 1;
-            }
-        });
+        let Some(schedule) = &mut self.schedule else { return };
+        let end = self.account.window.and_then(|window| window.closes());
+        let account = &mut self.account;
+        schedule.admit(self.now, end, |due| account.failed(due, Failure::QueueFull, None));
         while self.schedule.as_ref().is_some_and(Schedule::has_waiting) {
             let Some(index) = self.parked.pop_front() else { break };
             self.slots[index].is_parked = false;
@@ -264,28 +229,17 @@ impl<'a> Worker<'a> {
             self.turn(events, deadline)?;
             self.admit();
         }
-        // What is left counts with the time it has waited so far: to leave it out would flatter the percentiles.
         while let Some(due) = self.schedule.as_mut().and_then(Schedule::take) {
-            self.leave(due, None);
+            self.account.left(self.now, due, None);
         }
         for index in 0..self.slots.len() {
             let left =
                 self.slots[index].exchange().map(|exchange| (exchange.started, exchange.job.operation));
             if let Some((due, operation)) = left {
-                self.leave(due, Some(operation));
+                self.account.left(self.now, due, Some(operation));
             }
         }
         Ok(())
-    }
-
-    fn leave(&mut self, due: Instant, operation: Option<usize>) {
-        if self.window.is_some_and(|window| window.counts(due)) {
-            self.tally.fail(Failure::Unfinished, operation);
-            let tally = &mut self.tally;
-            let latency =
-                operation.map_or(&mut tally.unsent, |operation| &mut tally.operations[operation].latency);
-            latency.record(self.now.saturating_duration_since(due));
-        }
     }
 
     /// Opens what is closed and gives up on what is stuck.
@@ -318,7 +272,7 @@ impl<'a> Worker<'a> {
 
     /// Opens as many as may be in their handshake at a time.
     fn open_queued(&mut self) {
-        while self.handshakes < HANDSHAKES
+        while self.handshakes < HANDSHAKES.div_ceil(self.settings.threads)
             && let Some(index) = self.to_open.pop_front()
         {
             let Settings { address, connections, low_water, .. } = *self.settings;
@@ -370,21 +324,22 @@ impl<'a> Worker<'a> {
                 self.handshakes -= 1;
                 self.open_queued();
             }
-            self.count_bytes(moved.operation, moved.body);
+            self.account.bytes(self.now, moved.operation, moved.body);
             match turn {
                 Turn::Waiting if idle && !self.slots[index].is_parked => {}
                 Turn::Waiting => return,
                 Turn::Done { exchange, keep_alive } => {
-                    self.record(&exchange);
+                    if let Action::Put { overwrites: true, .. } = exchange.job.action {
+                        self.shared.generations.acknowledge(exchange.job.object);
+                    }
+                    self.account.answered(Instant::now(), &exchange);
                     if !keep_alive {
                         return self.reopen(index);
                     }
                 }
                 Turn::Failed { failure, operation } => return self.fail(index, failure, operation),
                 Turn::Lost(exchange) => {
-                    if self.window.is_some_and(|window| window.counts(self.now)) {
-                        self.tally.reconnects += 1;
-                    }
+                    self.account.lost(self.now);
                     self.slots[index].unanswered = exchange;
                     return self.reopen(index);
                 }
@@ -411,7 +366,7 @@ impl<'a> Worker<'a> {
 
     /// What this connection does next.
     fn next(&mut self, index: usize) -> Next {
-        if self.window.is_none() {
+        if self.account.window.is_none() {
             return Next::Wait;
         }
         if let Some(exchange) = self.slots[index].unanswered.take() {
@@ -452,45 +407,7 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn count_bytes(&mut self, operation: usize, bytes: u64) {
-        if bytes > 0
-            && let Some(window) = &self.window
-            && window.counts(self.now)
-        {
-            self.tally.operations[operation].bytes += bytes;
-            self.tally.series.at(window.since_opening(self.now)).bytes += bytes;
-        }
-    }
-
-    fn record(&mut self, exchange: &Exchange) {
-        if let Action::Put { overwrites: true, .. } = exchange.job.action {
-            self.shared.generations.acknowledge(exchange.job.object);
-        }
-        let Some(window) = self.window else { return };
-        let now = Instant::now();
-        let latency = now.saturating_duration_since(exchange.started);
-        let operation = &mut self.tally.operations[exchange.job.operation];
-        if window.counts(now) {
-            operation.requests += 1;
-            operation.bytes += exchange.body_len();
-            self.tally.latency_sum += latency;
-            let second = self.tally.series.at(window.since_opening(now));
-            second.requests += 1;
-            second.bytes += exchange.body_len();
-            let latency_us = latency.as_nanos() as f64 / 1e3;
-            second.latency_sum_us += latency_us;
-            second.latency_max_us = second.latency_max_us.max(latency_us);
-        }
-        // In an open loop those who were due in the window count, whenever they are answered.
-        if window.counts(if self.schedule.is_some() { exchange.started } else { now }) {
-            operation.latency.record(latency);
-            if let Some(first_byte) = exchange.first_byte {
-                operation.first_byte.record(first_byte.saturating_duration_since(exchange.started));
-            }
-        }
-    }
-
-    /// Counts a failure, those of the warm-up too: a run that hid them would call a broken server fast.
+    /// Closes a connection that failed, with the request it carried.
     fn fail(&mut self, index: usize, failure: Failure, operation: Option<usize>) {
         let slot = &mut self.slots[index];
         slot.tried = true;
@@ -511,19 +428,6 @@ impl<'a> Worker<'a> {
             self.slots[index].state = State::Finished;
             return;
         }
-        self.tally.fail(failure, operation);
-        if let Some(window) = self.window
-            && window.counts(self.now)
-        {
-            self.tally.series.at(window.since_opening(self.now)).errors += 1;
-        }
-    }
-}
-
-impl Slot {
-    /// The request that is under way here.
-    fn exchange(&self) -> Option<&Exchange> {
-        let sent = if let State::Open(connection) = &self.state { connection.exchange() } else { None };
-        sent.or(self.unanswered.as_deref())
+        self.account.failed(self.now, failure, operation);
     }
 }

@@ -28,7 +28,7 @@ th:first-child, td:first-child { text-align: left; } th { color: var(--soft); fo
 svg { width: 100%; height: auto; display: block; }
 svg text { fill: var(--soft); font: 11px system-ui, sans-serif; }
 svg .grid { stroke: var(--rule); stroke-width: 1; } svg .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
-svg .dot { fill: currentColor; } svg .value { fill: currentColor; }
+svg .dot { fill: currentColor; } svg text.value { fill: currentColor; }
 ";
 
 /// A page around `body`, which is HTML already.

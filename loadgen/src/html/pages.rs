@@ -287,7 +287,7 @@ fn notes(report: &Report) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::Failure;
+    use crate::failure::Failure;
     use crate::report::tests::report;
     use std::time::Duration;
 

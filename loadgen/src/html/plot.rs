@@ -11,8 +11,10 @@ const TOP: f64 = 16.0;
 const BOTTOM: f64 = 40.0;
 /// A line of more points is thinned out: the page shows no more than that anyway.
 const MOST_POINTS: usize = 900;
-/// Points get a dot and a value of their own up to this many.
+/// Marks are drawn up to this many, as dots that show their value under the mouse,
 const MOST_DOTS: usize = 120;
+/// and up to this many with the value written beside them, for paper.
+const MOST_VALUES: usize = 8;
 /// Classes of the page's style, one for each line in turn.
 pub(super) const COLOURS: [&str; 3] = ["a", "b", "c"];
 
@@ -29,7 +31,6 @@ pub(super) struct Axis {
 #[derive(Clone, Debug)]
 pub(super) struct Line {
     pub(super) label: String,
-    /// Place, and the value in words.
     pub(super) points: Vec<(f64, f64)>,
     /// Points that are marked, and what is written there.
     pub(super) marks: Vec<(f64, f64, String)>,
@@ -79,7 +80,9 @@ pub(super) fn svg(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
         escape(x.label),
         escape(y.label)
     );
-    for (line, colour) in lines.iter().zip(COLOURS.iter().cycle()) {
+    for (number, (line, colour)) in lines.iter().zip(COLOURS.iter().cycle()).enumerate() {
+        // The first line's values stand above it and the others' below, where lines that lie close leave them room.
+        let beside = if number == 0 { -8.0 } else { 6.0 + 12.0 * number as f64 };
         let thin = line.points.len().div_ceil(MOST_POINTS).max(1);
         let mut points = String::new();
         for (px, py) in line.points.iter().step_by(thin) {
@@ -99,6 +102,15 @@ pub(super) fn svg(title: &str, x: &Axis, y: &Axis, lines: &[Line]) -> String {
                 escape(&line.label),
                 escape(value)
             );
+            if line.marks.len() <= MOST_VALUES {
+                let (x, y) = (at_x(*px), (at_y(*py) + beside).clamp(TOP, HEIGHT - BOTTOM - 4.0));
+                let anchor = if x > WIDTH / 2.0 { "end" } else { "start" };
+                let _ = writeln!(
+                    out,
+                    "<text class=\"value\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{}</text>",
+                    escape(value)
+                );
+            }
         }
         out.push_str("</g>\n");
     }
