@@ -44,12 +44,13 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Option<(Head, usize)>, BadHead> {
     if end > MAX_HEAD {
         return Err(BadHead);
     }
-    let text = std::str::from_utf8(&bytes[..end - 4]).map_err(|_| BadHead)?;
-    let mut lines = text.split("\r\n");
-    let (status, http_1_1) = status_line(lines.next().ok_or(BadHead)?)?;
+    let text = std::str::from_utf8(&bytes[..end - 3]).map_err(|_| BadHead)?;
+    // Each line keeps its carriage return here; one that has none ended in a bare line feed.
+    let mut lines = text.split('\n').map(|line| line.strip_suffix('\r').ok_or(BadHead));
+    let (status, http_1_1) = status_line(lines.next().ok_or(BadHead)??)?;
     let mut fields = Fields::default();
     for line in lines {
-        fields.take(line)?;
+        fields.take(line?)?;
     }
     Ok(Some((fields.into_head(status, http_1_1)?, end)))
 }
@@ -83,7 +84,9 @@ struct Fields {
 impl Fields {
     fn take(&mut self, line: &str) -> Result<(), BadHead> {
         let (name, value) = line.split_once(':').ok_or(BadHead)?;
-        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_graphic()) || line.contains(['\r', '\n', '\0'])
+        if name.is_empty()
+            || !name.bytes().all(|b| b.is_ascii_graphic())
+            || value.bytes().any(|b| matches!(b, b'\r' | b'\0'))
         {
             return Err(BadHead);
         }
@@ -197,6 +200,9 @@ mod tests {
             "HTTP/1.1 +20 OK\r\n\r\n",
             "HTTP/1.1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+            "HTTP/1.1 200 OK\nX: 1\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: 1\nY: 2\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nX: 1\r2\r\n\r\n",
             "HTTP/1.1 200 OK\r\n: empty\r\n\r\n",
             "HTTP/1.1 200 OK\r\nspaced name: 1\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\n",

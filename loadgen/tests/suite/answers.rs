@@ -1,37 +1,12 @@
-//! The binary against a small server made for the purpose.
+//! Right and wrong answers.
 //!
 //! What must hold: right answers are counted and exit 0; every kind of wrong answer is named and exits 1; a server that hangs, lies or is
 //! not there cannot hold the program up; the bytes written by `prepare` are those that `--verify` expects.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
-
-mod server;
-
+use crate::program::{loadgen, prepared, report};
+use crate::server::{Behaviour, Server};
 use serde_json::Value;
-use server::{Behaviour, Server};
-use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
-
-fn loadgen(arguments: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_loadgen"));
-    command.args(arguments.split_whitespace()).stdin(Stdio::null()).output().unwrap()
-}
-
-/// Runs with `--json -`: the exit code and the report.
-fn report(arguments: &str) -> (Option<i32>, Value) {
-    let output = loadgen(&format!("{arguments} --json -"));
-    let report = serde_json::from_slice(&output.stdout);
-    (output.status.code(), report.unwrap_or_else(|error| panic!("{error}: {output:?}")))
-}
-
-fn prepared(behaviour: Behaviour) -> Server {
-    let server = Server::start(Behaviour::Honest);
-    let (code, report) =
-        report(&format!("prepare {}/set/{{n}} --object-size 300000 --objects 3 -c 2", server.url()));
-    assert_eq!((code, &report["requests"], &report["bytes"]), (Some(0), &3.into(), &900_000.into()));
-    server.behave(behaviour);
-    server
-}
 
 const RANGES: &str = "--range-size 20000 --object-size 300000 --objects 3 -c 4 -t 2";
 
@@ -120,7 +95,14 @@ fn failures_beside_successes_are_forgiven_only_on_demand() {
 fn a_body_cut_short_is_a_failure() {
     let server = prepared(Behaviour::CutShort);
     let (code, report) = report(&format!("get {}/set/{{n}} {RANGES} --requests 8", server.url()));
-    assert_eq!((code, &report["errors"]["closed"]), (Some(1), &8.into()));
+    assert_eq!((code, &report["errors"]["short_body"]), (Some(1), &8.into()));
+}
+
+#[test]
+fn a_reset_is_told_apart_from_a_close() {
+    let server = prepared(Behaviour::Reset);
+    let (code, report) = report(&format!("get {}/set/{{n}} {RANGES} --requests 8", server.url()));
+    assert_eq!((code, &report["errors"]["reset"]), (Some(1), &8.into()), "{report}");
 }
 
 #[test]
@@ -146,7 +128,7 @@ fn a_server_that_hangs_is_given_up_on() {
     let started = Instant::now();
     let (code, report) =
         report(&format!("get {}/set/{{n}} {RANGES} --requests 4 --timeout 200ms", server.url()));
-    assert_eq!((code, &report["errors"]["stalled"]), (Some(1), &4.into()));
+    assert_eq!((code, &report["errors"]["timeout"]), (Some(1), &4.into()));
     assert!(started.elapsed() < Duration::from_secs(10));
 }
 

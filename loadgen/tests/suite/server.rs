@@ -19,6 +19,14 @@ pub(crate) enum Behaviour {
     CloseSilently,
     Rubbish,
     Hang,
+    /// The connection is reset in place of an answer.
+    Reset,
+    /// The 50th read, and whoever comes while it is being answered, waits for [`STALL`].
+    StallOnce,
+    /// Writes are acknowledged and change nothing that is there already.
+    KeepOld,
+    /// Each read is answered a little later than it could be.
+    Slow,
     /// Writes are refused from the head alone; the body is drained before the connection is closed.
     RefuseUploads,
 }
@@ -26,7 +34,14 @@ pub(crate) enum Behaviour {
 /// Long enough that only a client with a deadline of its own gets away.
 const HANG: Duration = Duration::from_mins(1);
 
+/// How long a stalled server stands still.
+pub(crate) const STALL: Duration = Duration::from_millis(200);
+/// How long a slow one takes for an answer.
+const SLOW: Duration = Duration::from_millis(5);
+
 struct State {
+    /// Held by whoever makes all others wait.
+    stalled: Mutex<()>,
     objects: Mutex<HashMap<String, Arc<Vec<u8>>>>,
     behaviour: Mutex<Behaviour>,
     reads: AtomicU64,
@@ -42,9 +57,12 @@ impl Server {
     pub(crate) fn start(behaviour: Behaviour) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let state =
-            State { objects: Mutex::default(), behaviour: Mutex::new(behaviour), reads: AtomicU64::new(0) };
-        let state = Arc::new(state);
+        let state = Arc::new(State {
+            stalled: Mutex::new(()),
+            objects: Mutex::default(),
+            behaviour: Mutex::new(behaviour),
+            reads: AtomicU64::new(0),
+        });
         let shared = Arc::clone(&state);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -86,7 +104,12 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
         } else if request.method == "PUT" {
             let mut body = vec![0; request.length];
             reader.read_exact(&mut body)?;
-            state.objects.lock().unwrap().insert(request.path, Arc::new(body));
+            let keep_old = *state.behaviour.lock().unwrap() == Behaviour::KeepOld;
+            let mut objects = state.objects.lock().unwrap();
+            if !(keep_old && objects.contains_key(&request.path)) {
+                objects.insert(request.path, Arc::new(body));
+            }
+            drop(objects);
             (&*stream).write_all(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")?;
         } else if !answer_read(stream, state, &request)? {
             break;
@@ -98,7 +121,8 @@ fn serve(stream: &TcpStream, state: &State) -> std::io::Result<()> {
 /// Answers a GET; whether the connection lives on.
 fn answer_read(mut stream: &TcpStream, state: &State, request: &Request) -> std::io::Result<bool> {
     let behaviour = *state.behaviour.lock().unwrap();
-    let every_second = state.reads.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+    let number = state.reads.fetch_add(1, Ordering::Relaxed) + 1;
+    let every_second = number.is_multiple_of(2);
     match behaviour {
         Behaviour::Hang => {
             std::thread::sleep(HANG);
@@ -108,6 +132,17 @@ fn answer_read(mut stream: &TcpStream, state: &State, request: &Request) -> std:
             stream.write_all(b"220 mail.example ESMTP\r\n")?;
             return Ok(true);
         }
+        Behaviour::Reset => {
+            rustix::net::sockopt::set_socket_linger(stream, Some(Duration::ZERO))?;
+            return Ok(false);
+        }
+        Behaviour::StallOnce => {
+            let _waiting = state.stalled.lock().unwrap();
+            if number == 50 {
+                std::thread::sleep(STALL);
+            }
+        }
+        Behaviour::Slow => std::thread::sleep(SLOW),
         Behaviour::Refuse => return refuse(stream),
         Behaviour::RefuseEverySecond if every_second => return refuse(stream),
         _ => {}
