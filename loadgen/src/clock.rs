@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 /// When things count, and when to stop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Window {
+    began: Instant,
     opens: Instant,
     closes: Option<Instant>,
 }
@@ -16,7 +17,27 @@ impl Window {
     /// A window that opens `warmup` after `now`, and closes after `duration` if there is one.
     pub(crate) fn new(now: Instant, warmup: Duration, duration: Option<Duration>) -> Self {
         let opens = now + warmup;
-        Self { opens, closes: duration.map(|duration| opens + duration) }
+        Self { began: now, opens, closes: duration.map(|duration| opens + duration) }
+    }
+
+    /// When the run began, the warm-up included.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// When it must stop, if it is bounded by time.
+    pub(crate) fn closes(&self) -> Option<Instant> {
+        self.closes
+    }
+
+    /// Closes earlier than was planned; never later.
+    pub(crate) fn close_at(&mut self, at: Instant) {
+        self.closes = Some(self.closes.map_or(at, |closes| closes.min(at)));
+    }
+
+    /// How long it has been open.
+    pub(crate) fn since_opening(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opens)
     }
 
     /// When counting begins.
@@ -32,11 +53,6 @@ impl Window {
     /// Whether the run must stop.
     pub(crate) fn is_over(&self, now: Instant) -> bool {
         self.closes.is_some_and(|closes| now >= closes)
-    }
-
-    /// How long until the run must stop, if it is bounded by time.
-    pub(crate) fn left(&self, now: Instant) -> Option<Duration> {
-        self.closes.map(|closes| closes.saturating_duration_since(now))
     }
 
     /// How long was counted in a run that ended at `end`.
@@ -61,9 +77,21 @@ mod tests {
             [false, false, true, true, false]
         );
         assert_eq!([0, 2999, 3000].map(|ms| window.is_over(at(ms))), [false, false, true]);
-        assert_eq!(window.left(at(2500)), Some(SECOND / 2));
+        assert_eq!(window.closes(), Some(at(3000)));
         assert_eq!(window.length(at(3500)), 2 * SECOND);
         assert_eq!(window.length(at(2000)), SECOND, "a run cut short counts what it had");
+    }
+
+    #[test]
+    fn a_window_can_be_closed_early_and_never_late() {
+        let now = Instant::now();
+        let mut window = Window::new(now, SECOND, Some(2 * SECOND));
+        window.close_at(now + 9 * SECOND);
+        assert_eq!(window.length(now + 9 * SECOND), 2 * SECOND);
+        window.close_at(now + 2 * SECOND);
+        assert_eq!(window.length(now + 9 * SECOND), SECOND);
+        assert_eq!(window.since_opening(now + 3 * SECOND), 2 * SECOND);
+        assert_eq!(window.since_opening(now), Duration::ZERO);
     }
 
     #[test]
@@ -71,7 +99,7 @@ mod tests {
         let now = Instant::now();
         let window = Window::new(now, Duration::ZERO, None);
         assert!(window.counts(now + 1000 * SECOND));
-        assert_eq!(window.left(now), None);
+        assert_eq!(window.closes(), None);
         assert_eq!(window.length(now + 5 * SECOND), 5 * SECOND);
     }
 }

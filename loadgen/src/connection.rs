@@ -44,21 +44,24 @@ impl Scratch {
 
 /// How a turn ended.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once; a box would be an allocation for each request")]
 pub(crate) enum Turn {
     /// The socket has no more to give, or the turn was long enough.
     Waiting,
     /// The request was answered as asked.
     Done { exchange: Exchange, keep_alive: bool },
-    /// The request failed; the connection is of no more use.
-    Failed(Failure),
-    /// The server closed a kept-alive connection before it began to answer: the request may be sent again on a new one.
-    Stale(Exchange),
+    /// The request, if there was one, failed; the connection is of no more use.
+    Failed { failure: Failure, operation: Option<usize> },
+    /// The server closed a kept-alive connection before it began to answer: the request, if there was one, may be sent again on a new
+    /// one.
+    Lost(Option<Box<Exchange>>),
 }
 
-/// How many body bytes arrived in a turn, and whether any byte moved at all.
+/// How many body bytes arrived in a turn, for which operation, and whether any byte moved at all.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moved {
     pub(crate) body: u64,
+    pub(crate) operation: usize,
     pub(crate) any: bool,
 }
 
@@ -81,6 +84,8 @@ pub(crate) struct Connection {
     watches_writable: bool,
     answered: u64,
     request: Option<Request>,
+    /// The head of the last request, kept for its memory.
+    spare_head: Vec<u8>,
     outgoing: Outgoing,
     last_moved: Instant,
 }
@@ -162,9 +167,20 @@ impl Connection {
             watches_writable: true,
             answered: 0,
             request: None,
+            spare_head: Vec::new(),
             outgoing: Outgoing::new(tuning.connections),
             last_moved: now,
         })
+    }
+
+    /// Whether the handshake is over.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// The request under way.
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        self.request.as_ref().map(|request| &request.exchange)
     }
 
     /// Whether the connection waits for something to do.
@@ -176,7 +192,8 @@ impl Connection {
     pub(crate) fn begin(&mut self, exchange: Exchange, authority: &str, path: &[u8], now: Instant) {
         debug_assert!(self.is_idle(), "one request at a time");
         self.outgoing.clear();
-        let mut head = Vec::with_capacity(256);
+        let mut head = std::mem::take(&mut self.spare_head);
+        head.clear();
         exchange.write_request(authority, path, &mut head);
         self.request = Some(Request { exchange, head, head_sent: 0, body_sent: 0 });
         self.last_moved = now;
@@ -187,7 +204,7 @@ impl Connection {
         let waited = now.saturating_duration_since(self.last_moved);
         match (self.connected, &self.request) {
             (false, _) => (waited > connect).then_some(Failure::ConnectTimeout),
-            (true, Some(_)) => (waited > response).then_some(Failure::Stalled),
+            (true, Some(_)) => (waited > response).then_some(Failure::Timeout),
             (true, None) => None,
         }
     }
@@ -201,6 +218,7 @@ impl Connection {
         moved: &mut Moved,
     ) -> Turn {
         *moved = Moved::default();
+        moved.operation = self.request.as_ref().map_or(0, |request| request.exchange.job.operation);
         let turn = self.advance(scratch, moved).and_then(|turn| {
             let writable = self.request.as_ref().is_some_and(|request| !request.is_sent()) || !self.connected;
             self.watch_writable(poll, writable)?;
@@ -236,10 +254,9 @@ impl Connection {
                 self.low_water.adjust(&self.socket, 0).map_err(|_| Failure::Receive)?;
                 let keep_alive = keep_alive && request.is_sent();
                 self.answered += 1;
-                Ok(self
-                    .request
-                    .take()
-                    .map_or(Turn::Waiting, |request| Turn::Done { exchange: request.exchange, keep_alive }))
+                let Some(request) = self.request.take() else { return Ok(Turn::Waiting) };
+                self.spare_head = request.head;
+                Ok(Turn::Done { exchange: request.exchange, keep_alive })
             }
         }
     }
@@ -263,19 +280,23 @@ impl Connection {
         match net::recv(&self.socket, &mut scratch.buffer[..1], RecvFlags::PEEK) {
             Err(Errno::AGAIN | Errno::INTR) => Ok(Turn::Waiting),
             Ok((_, 1..)) => Err(Failure::BadBody),
+            Err(Errno::CONNRESET) => Err(Failure::Reset),
             Ok((_, 0)) | Err(_) => Err(Failure::Closed),
         }
     }
 
-    /// A failure is stale, not wrong, if the connection had been used before and the answer had not begun.
+    /// A connection that had been used before, and on which no answer had begun, is lost: nothing is wrong with the request.
     fn fail(&mut self, failure: Failure) -> Turn {
-        let lost = matches!(failure, Failure::Closed | Failure::Receive | Failure::Send);
-        match self.request.take() {
-            Some(request) if lost && self.answered > 0 && !request.exchange.has_begun() => {
-                Turn::Stale(request.exchange)
-            }
-            _ => Turn::Failed(failure),
+        let lost = matches!(failure, Failure::Closed | Failure::Reset | Failure::Receive | Failure::Send);
+        let request = self.request.take();
+        if lost
+            && self.connected
+            && self.answered > 0
+            && request.as_ref().is_none_or(|r| !r.exchange.has_begun())
+        {
+            return Turn::Lost(request.map(|request| Box::new(request.exchange)));
         }
+        Turn::Failed { failure, operation: request.map(|request| request.exchange.job.operation) }
     }
 
     fn watch_writable(&mut self, poll: &OwnedFd, writable: bool) -> Result<(), Failure> {
@@ -317,7 +338,10 @@ fn send(
             Err(Errno::INTR) => {}
             Err(Errno::AGAIN) => break,
             // The server may have refused early and closed: its answer, if any, says more than the broken pipe.
-            Err(Errno::PIPE | Errno::CONNRESET) => return refused(socket, request, scratch),
+            Err(errno @ (Errno::PIPE | Errno::CONNRESET)) => {
+                let failure = if errno == Errno::CONNRESET { Failure::Reset } else { Failure::Send };
+                return refused(socket, request, scratch, failure);
+            }
             Err(_) => return Err(Failure::Send),
         }
     }
@@ -325,9 +349,14 @@ fn send(
 }
 
 /// Looks for an answer on a connection that can no longer be written to.
-fn refused(socket: &OwnedFd, request: &mut Request, scratch: &mut Scratch) -> Result<(), Failure> {
+fn refused(
+    socket: &OwnedFd,
+    request: &mut Request,
+    scratch: &mut Scratch,
+    otherwise: Failure,
+) -> Result<(), Failure> {
     match receive(socket, &mut request.exchange, scratch, &mut Moved::default()) {
-        Ok(_) | Err(Failure::Closed | Failure::Receive) => Err(Failure::Send),
+        Ok(_) | Err(Failure::Closed | Failure::Receive) => Err(otherwise),
         Err(failure) => Err(failure),
     }
 }
@@ -353,6 +382,7 @@ fn receive(
             Ok((_, got)) => got,
             Err(Errno::INTR) => continue,
             Err(Errno::AGAIN) => return Ok(Progress::More),
+            Err(Errno::CONNRESET) => return Err(Failure::Reset),
             Err(_) => return Err(Failure::Receive),
         };
         if got == 0 {

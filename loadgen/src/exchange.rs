@@ -4,6 +4,7 @@
 //! to be verified: [`Exchange::unseen`] says how many may be thrown away inside the kernel. An answer that is not the one asked for
 //! (status, range, length, content) is a [`Failure`], found out before anything is counted as done.
 
+use crate::checker::Checker;
 use crate::chunked::Decoder;
 use crate::head::{self, Framing, Head};
 use crate::payload::Payload;
@@ -16,18 +17,28 @@ use std::time::Instant;
 pub(crate) enum Failure {
     Connect,
     ConnectTimeout,
+    /// Open loop: it was due when the queue of waiting requests was full.
+    QueueFull,
+    /// Open loop: it had not been answered when the run was over, or not even been sent.
+    Unfinished,
+    /// The peer reset the connection.
+    Reset,
     Send,
     Receive,
-    /// The peer closed in the middle.
+    /// The peer closed before it answered.
     Closed,
+    /// The peer closed in the middle of the body.
+    ShortBody,
     /// Nothing moved for the whole deadline.
-    Stalled,
+    Timeout,
     BadHead,
     /// The framing of the body is broken, or bytes follow it.
     BadBody,
     Status(u16),
     WrongRange,
     WrongLength,
+    /// The bytes were replaced by an acknowledged PUT before the request began.
+    Stale,
     Corrupt,
 }
 
@@ -37,19 +48,35 @@ impl Failure {
         let name = match self {
             Self::Connect => "connect",
             Self::ConnectTimeout => "connect_timeout",
+            Self::QueueFull => "queue_full",
+            Self::Unfinished => "unfinished",
+            Self::Reset => "reset",
             Self::Send => "send",
             Self::Receive => "receive",
             Self::Closed => "closed",
-            Self::Stalled => "stalled",
+            Self::ShortBody => "short_body",
+            Self::Timeout => "timeout",
             Self::BadHead => "bad_head",
             Self::BadBody => "bad_body",
             Self::Status(status) => return format!("status_{status}"),
             Self::WrongRange => "wrong_range",
             Self::WrongLength => "wrong_length",
+            Self::Stale => "stale",
             Self::Corrupt => "corrupt",
         };
         name.to_owned()
     }
+}
+
+/// The bytes of a request's body, or of its answer's.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    /// Whatever comes back is thrown away.
+    Ignored,
+    /// Every byte that comes back is checked.
+    Checked(Checker),
+    /// These bytes are sent.
+    Sent(Payload),
 }
 
 /// How far a response is.
@@ -69,8 +96,7 @@ pub(crate) struct Exchange {
     pub(crate) started: Instant,
     /// When the first byte of the response came.
     pub(crate) first_byte: Option<Instant>,
-    payload: Payload,
-    verify: bool,
+    content: Content,
     /// Head bytes so far, while the head is not complete.
     partial_head: Vec<u8>,
     response: Option<Response>,
@@ -94,9 +120,9 @@ enum Body {
 }
 
 impl Exchange {
-    /// Begins `job`; with `verify`, every byte that comes back is compared with `payload`.
-    pub(crate) fn new(job: Job, payload: Payload, verify: bool, started: Instant) -> Self {
-        Self { job, started, first_byte: None, payload, verify, partial_head: Vec::new(), response: None }
+    /// Begins `job`, which counts from `started`.
+    pub(crate) fn new(job: Job, content: Content, started: Instant) -> Self {
+        Self { job, started, first_byte: None, content, partial_head: Vec::new(), response: None }
     }
 
     /// Appends the head of the request for `path` to `out`.
@@ -111,7 +137,7 @@ impl Exchange {
                 drop(write!(out, "Range: bytes={start}-{}\r\n", start + len - 1));
             }
             Action::GetWhole { .. } => {}
-            Action::Put { size } => drop(write!(out, "Content-Length: {size}\r\n")),
+            Action::Put { size, .. } => drop(write!(out, "Content-Length: {size}\r\n")),
         }
         out.extend_from_slice(b"\r\n");
     }
@@ -123,12 +149,14 @@ impl Exchange {
 
     /// The bytes of the request's body.
     pub(crate) fn body_len(&self) -> u64 {
-        if let Action::Put { size } = self.job.action { size } else { 0 }
+        if let Action::Put { size, .. } = self.job.action { size } else { 0 }
     }
 
     /// Fills `out` with the request's body from `offset` on.
     pub(crate) fn fill_body(&self, offset: u64, out: &mut [u8]) {
-        self.payload.fill(offset, out);
+        if let Content::Sent(payload) = self.content {
+            payload.fill(offset, out);
+        }
     }
 
     /// Whether any byte of the response has come.
@@ -145,7 +173,7 @@ impl Exchange {
     pub(crate) fn unseen(&self) -> u64 {
         match &self.response {
             Some(Response { body: Body::Length { left }, failure, .. })
-                if !self.verify || failure.is_some() =>
+                if !matches!(self.content, Content::Checked(_)) || failure.is_some() =>
             {
                 *left
             }
@@ -188,7 +216,8 @@ impl Exchange {
     pub(crate) fn close(&mut self) -> Result<Progress, Failure> {
         match &self.response {
             Some(Response { body: Body::UntilClose, .. }) => self.finish(),
-            _ => Err(Failure::Closed),
+            Some(_) => Err(Failure::ShortBody),
+            None => Err(Failure::Closed),
         }
     }
 
@@ -248,17 +277,10 @@ impl Exchange {
     fn feed_body(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         let Some(response) = &mut self.response else { return Ok(()) };
         let mut check = |received: &mut u64, data: &[u8]| {
-            let offset = match self.job.action {
-                Action::GetRange { start, .. } => Some(start),
-                Action::GetWhole { .. } => Some(0),
-                Action::Put { .. } => None,
-            };
-            if let Some(start) = offset
-                && self.verify
+            if let Content::Checked(checker) = &mut self.content
                 && response.failure.is_none()
-                && !self.payload.matches(start + *received, data)
             {
-                response.failure = Some(Failure::Corrupt);
+                response.failure = checker.check(*received, data).err();
             }
             *received += data.len() as u64;
         };
@@ -299,7 +321,12 @@ impl Exchange {
             None if self.wanted().is_some_and(|wanted| wanted != response.received) => {
                 Err(Failure::WrongLength)
             }
-            None => Ok(Progress::Done { keep_alive: response.head.keep_alive }),
+            None => {
+                if let Content::Checked(checker) = &self.content {
+                    checker.finish()?;
+                }
+                Ok(Progress::Done { keep_alive: response.head.keep_alive })
+            }
         }
     }
 
@@ -324,8 +351,15 @@ mod tests {
     const PAYLOAD_SEED: u64 = 9;
 
     fn exchange(action: Action, verify: bool) -> Exchange {
-        let job = Job { object: 4, action };
-        Exchange::new(job, Payload::new(PAYLOAD_SEED, 4), verify, Instant::now())
+        let job = Job { operation: 0, object: 4, action };
+        let start = if let Action::GetRange { start, .. } = action { start } else { 0 };
+        let payload = Payload::new(PAYLOAD_SEED, 4);
+        let content = match action {
+            Action::Put { .. } => Content::Sent(payload),
+            _ if verify => Content::Checked(Checker::new(payload, 0, start)),
+            _ => Content::Ignored,
+        };
+        Exchange::new(job, content, Instant::now())
     }
 
     fn body(start: u64, len: usize) -> Vec<u8> {
@@ -353,7 +387,7 @@ mod tests {
             b"GET /o HTTP/1.1\r\nHost: h:1\r\nUser-Agent: loadgen\r\nRange: bytes=100-149\r\n\r\n"
         );
         out.clear();
-        exchange(Action::Put { size: 7 }, false).write_request("h:1", b"/o", &mut out);
+        exchange(Action::Put { size: 7, overwrites: false }, false).write_request("h:1", b"/o", &mut out);
         assert_eq!(out, b"PUT /o HTTP/1.1\r\nHost: h:1\r\nUser-Agent: loadgen\r\nContent-Length: 7\r\n\r\n");
     }
 
@@ -444,7 +478,10 @@ mod tests {
     fn a_close_in_the_middle_and_bytes_behind_the_end_are_failures() {
         let mut cut = exchange(RANGE, false);
         cut.feed(&partial(100, 50)[..80]).unwrap();
-        assert_eq!(cut.close(), Err(Failure::Closed));
+        assert_eq!(cut.close(), Err(Failure::Closed), "in the head");
+        let mut short = exchange(RANGE, false);
+        short.feed(&partial(100, 49)[..partial(100, 49).len() - 9]).unwrap();
+        assert_eq!(short.close(), Err(Failure::ShortBody));
         let excess = [partial(100, 50), b"x".to_vec()].concat();
         assert_eq!(exchange(RANGE, false).feed(&excess), Err(Failure::BadBody));
         assert_eq!(exchange(RANGE, false).feed(b"not HTTP at all"), Err(Failure::BadHead));
@@ -454,9 +491,15 @@ mod tests {
     fn a_put_takes_created_ok_and_no_content() {
         for status in [200, 201, 204] {
             let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
-            assert_eq!(exchange(Action::Put { size: 1 }, false).feed(answer.as_bytes()), Ok((DONE, 0)));
+            assert_eq!(
+                exchange(Action::Put { size: 1, overwrites: false }, false).feed(answer.as_bytes()),
+                Ok((DONE, 0))
+            );
         }
         let refused = b"HTTP/1.1 507 Full\r\nContent-Length: 0\r\n\r\n";
-        assert_eq!(exchange(Action::Put { size: 1 }, false).feed(refused), Err(Failure::Status(507)));
+        assert_eq!(
+            exchange(Action::Put { size: 1, overwrites: false }, false).feed(refused),
+            Err(Failure::Status(507))
+        );
     }
 }

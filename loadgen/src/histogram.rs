@@ -1,11 +1,13 @@
-//! Latencies, and what a thread counted: merged over threads, never averaged.
+//! The distribution of a time: merged over threads and machines, never averaged.
 //!
 //! Times are kept in nanoseconds with three significant digits from one microsecond to an hour; what lies outside is counted at the edge
-//! and never lost.
+//! and never lost. Between machines a distribution travels as HdrHistogram's compressed V2 encoding in base64, which the tools of every
+//! language's HdrHistogram read.
 
-use crate::exchange::Failure;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
-use std::collections::BTreeMap;
+use hdrhistogram::serialization::{Deserializer, Serializer as _, V2DeflateSerializer};
 use std::time::Duration;
 
 /// The quantiles of every report, and their names.
@@ -15,9 +17,11 @@ pub(crate) const QUANTILES: [(&str, f64); 6] =
 const LOWEST: u64 = 1_000;
 const HIGHEST: u64 = 3_600_000_000_000;
 const DIGITS: u8 = 3;
+/// A report with a longer histogram than this was not written by loadgen.
+const MAX_ENCODED: usize = 4 << 20;
 
 /// The distribution of a time.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Latency {
     times: Histogram<u64>,
 }
@@ -54,56 +58,36 @@ impl Latency {
         }
         (microseconds(self.times.min()), self.times.mean() / 1e3, microseconds(self.times.max()))
     }
+
+    /// As text that [`Latency::decode`] reads.
+    pub(crate) fn encode(&self) -> Result<String, String> {
+        let mut bytes = Vec::new();
+        V2DeflateSerializer::new()
+            .serialize(&self.times, &mut bytes)
+            .map_err(|error| format!("cannot write a histogram: {error}"))?;
+        Ok(STANDARD.encode(bytes))
+    }
+
+    /// From text, into the bounds of this program.
+    pub(crate) fn decode(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_ENCODED {
+            return Err(format!("a histogram of {} bytes is too long", text.len()));
+        }
+        let bytes = STANDARD.decode(text).map_err(|error| format!("a histogram is not base64: {error}"))?;
+        let decoded: Histogram<u64> = Deserializer::new()
+            .deserialize(&mut bytes.as_slice())
+            .map_err(|error| format!("a histogram is damaged: {error}"))?;
+        let mut latency = Self::new()?;
+        // Value by value, as the other's bounds may be wider: what is outside ours is counted at the edge.
+        for value in decoded.iter_recorded() {
+            latency.times.saturating_record_n(value.value_iterated_to(), value.count_at_value());
+        }
+        Ok(latency)
+    }
 }
 
 fn microseconds(nanoseconds: u64) -> f64 {
     nanoseconds as f64 / 1e3
-}
-
-/// What was counted while the window was open.
-#[derive(Clone, Debug)]
-pub(crate) struct Tally {
-    /// Requests answered as asked.
-    pub(crate) requests: u64,
-    /// Body bytes: read as they came, written once acknowledged.
-    pub(crate) bytes: u64,
-    pub(crate) latency: Latency,
-    pub(crate) first_byte: Latency,
-    pub(crate) failures: BTreeMap<Failure, u64>,
-    /// Kept-alive connections that the server closed between two requests, which is its right.
-    pub(crate) reconnects: u64,
-}
-
-impl Tally {
-    pub(crate) fn new() -> Result<Self, String> {
-        Ok(Self {
-            requests: 0,
-            bytes: 0,
-            latency: Latency::new()?,
-            first_byte: Latency::new()?,
-            failures: BTreeMap::new(),
-            reconnects: 0,
-        })
-    }
-
-    pub(crate) fn fail(&mut self, failure: Failure) {
-        *self.failures.entry(failure).or_default() += 1;
-    }
-
-    pub(crate) fn failed(&self) -> u64 {
-        self.failures.values().sum()
-    }
-
-    pub(crate) fn merge(&mut self, other: &Self) -> Result<(), String> {
-        self.requests += other.requests;
-        self.bytes += other.bytes;
-        self.reconnects += other.reconnects;
-        for (&failure, count) in &other.failures {
-            *self.failures.entry(failure).or_default() += count;
-        }
-        self.latency.merge(&other.latency)?;
-        self.first_byte.merge(&other.first_byte)
-    }
 }
 
 #[cfg(test)]
@@ -138,19 +122,40 @@ mod tests {
     }
 
     #[test]
-    fn merging_counts_everything_once() {
-        let mut one = Tally::new().unwrap();
-        one.requests = 2;
-        one.bytes = 100;
-        one.latency.record(Duration::from_millis(1));
-        one.fail(Failure::Status(503));
-        let mut other = one.clone();
-        other.latency.record(Duration::from_millis(9));
-        other.fail(Failure::Status(503));
-        other.fail(Failure::Closed);
-        one.merge(&other).unwrap();
-        assert_eq!((one.requests, one.bytes, one.latency.count(), one.failed()), (4, 200, 3, 4));
-        assert_eq!(one.failures[&Failure::Status(503)], 3);
+    fn a_distribution_survives_the_journey_bucket_by_bucket() {
+        let mut latency = Latency::new().unwrap();
+        for i in 0..10_000u64 {
+            latency.record(Duration::from_nanos(i * i * 37));
+        }
+        latency.record(Duration::from_secs(100_000));
+        let text = latency.encode().unwrap();
+        assert!(text.starts_with("HISTF"), "not what other tools read: {text}");
+        let back = Latency::decode(&text).unwrap();
+        assert_eq!(back, latency);
+        assert_eq!(back.quantile_us(0.999), latency.quantile_us(0.999));
+        assert_eq!(Latency::decode(&Latency::new().unwrap().encode().unwrap()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn two_halves_merge_to_the_whole() {
+        let times: Vec<Duration> = (1..=5000u64).map(|i| Duration::from_micros(i * i % 9973 + 1)).collect();
+        let of = |times: &[Duration]| {
+            let mut latency = Latency::new().unwrap();
+            for &time in times {
+                latency.record(time);
+            }
+            latency
+        };
+        let mut half = Latency::decode(&of(&times[..1234]).encode().unwrap()).unwrap();
+        half.merge(&of(&times[1234..])).unwrap();
+        assert_eq!(half, of(&times));
+    }
+
+    #[test]
+    fn rubbish_is_no_distribution() {
+        for text in ["", "not base64!", "HISTFAAA", "AAAAAAAA"] {
+            assert!(Latency::decode(text).is_err(), "{text:?} was taken");
+        }
     }
 
     #[test]

@@ -1,11 +1,21 @@
-//! The bytes of a data set: a pure function of seed, object number and offset, so that any range of any object can be checked without
-//! keeping it.
+//! The bytes of a data set: a pure function of seed, object number, generation and offset, so that any range of any object can be
+//! checked without keeping it.
 //!
 //! Word `i` of an object is a Weyl sequence from the object's key, folded by one xor-shift. Both steps are bijections, so no two words of
 //! an object are equal: a block that comes back from the wrong place never passes as the right one. There is no multiplication in the
-//! loop, so the compiler turns it into vector code and the generator costs far less than sending or receiving the bytes.
+//! loop, so the compiler turns it into vector code and the generator costs far less than sending or receiving the bytes. Being bijections
+//! they can be undone: one whole word of an object tells its key, and the key tells the generation, so that a reader who does not know
+//! how often an object was overwritten can still check every byte.
 
 const WEYL: u64 = 0x9E37_79B9_7F4A_7C15;
+/// Odd, so that it has an inverse: neighbouring generations have unrelated keys.
+const STRIDE: u64 = 0xD1B5_4A32_D192_ED03;
+const STRIDE_INVERSE: u64 = inverse(STRIDE);
+/// Generations are below this; a word that was corrupted tells a generation above it, all but once in 4096 times, and its neighbours
+/// contradict it then.
+pub(crate) const MAX_GENERATION: u64 = 1 << 52;
+/// So many bytes, wherever they begin, hold a whole word.
+pub(crate) const TELLING: usize = 15;
 /// Compared at once; stays in the first-level cache.
 const COMPARE_BLOCK: usize = 4096;
 
@@ -19,6 +29,22 @@ impl Payload {
     /// The content of object `object` in the data set made from `seed`.
     pub(crate) fn new(seed: u64, object: u64) -> Self {
         Self { key: scramble(scramble(seed).wrapping_add(object)) }
+    }
+
+    /// The content after it was overwritten: generation 0 is what a data set is prepared with.
+    pub(crate) fn generation(self, generation: u64) -> Self {
+        Self { key: self.key.wrapping_add(generation.wrapping_mul(STRIDE)) }
+    }
+
+    /// Which generation of this object, of which this is generation 0, `bytes` at `offset` are from. None: of none, or fewer than
+    /// [`TELLING`] bytes.
+    pub(crate) fn generation_of(self, offset: u64, bytes: &[u8]) -> Option<u64> {
+        let skip = (offset.wrapping_neg() % 8) as usize;
+        let word = u64::from_le_bytes(*bytes.get(skip..)?.first_chunk()?);
+        let index = (offset + skip as u64) / 8;
+        let key = unfold(word).wrapping_sub(index.wrapping_mul(WEYL));
+        let generation = key.wrapping_sub(self.key).wrapping_mul(STRIDE_INVERSE);
+        (generation < MAX_GENERATION).then_some(generation)
     }
 
     /// Fills `out` with the bytes that stand at `offset` in the object.
@@ -66,6 +92,21 @@ impl Payload {
 
 const fn fold(state: u64) -> u64 {
     state ^ (state >> 31)
+}
+
+const fn unfold(word: u64) -> u64 {
+    word ^ (word >> 31) ^ (word >> 62)
+}
+
+/// The inverse of an odd number modulo 2^64, by Newton's iteration: each step doubles the bits that are right.
+const fn inverse(odd: u64) -> u64 {
+    let mut inverse = odd;
+    let mut step = 0;
+    while step < 6 {
+        inverse = inverse.wrapping_mul(2u64.wrapping_sub(odd.wrapping_mul(inverse)));
+        step += 1;
+    }
+    inverse
 }
 
 /// The finaliser of splitmix64: neighbouring inputs give unrelated outputs.
@@ -117,6 +158,40 @@ mod tests {
         assert!(!payload.matches(0, &bytes));
         assert!(!Payload::new(1, 2).matches(65_536, &bytes), "another object passed as this one");
         assert!(!Payload::new(2, 1).matches(65_536, &bytes), "another seed passed as this one");
+    }
+
+    #[test]
+    fn any_cut_tells_its_generation() {
+        let prepared = Payload::new(3, 8);
+        for generation in [0, 1, 2, 77, MAX_GENERATION - 1] {
+            let payload = prepared.generation(generation);
+            for offset in 0..40 {
+                let mut bytes = [0; TELLING];
+                payload.fill(offset, &mut bytes);
+                assert_eq!(prepared.generation_of(offset, &bytes), Some(generation), "at {offset}");
+            }
+        }
+        assert_eq!(prepared.generation(0), prepared);
+    }
+
+    #[test]
+    fn bytes_of_nothing_tell_no_generation() {
+        let prepared = Payload::new(3, 8);
+        let mut bytes = [0; 64];
+        prepared.fill(0, &mut bytes);
+        assert_eq!(prepared.generation_of(8, &bytes), None, "displaced");
+        assert_eq!(Payload::new(3, 9).generation_of(0, &bytes), None, "another object");
+        assert_eq!(prepared.generation_of(0, &[0; 64]), None);
+        assert_eq!(prepared.generation_of(0, &bytes[..7]), None, "too few");
+    }
+
+    #[test]
+    fn generations_differ_in_most_bytes() {
+        let prepared = Payload::new(1, 1);
+        let (mut one, mut two) = ([0; 4096], [0; 4096]);
+        prepared.generation(1).fill(0, &mut one);
+        prepared.generation(2).fill(0, &mut two);
+        assert!(one.iter().zip(&two).filter(|(a, b)| a == b).count() < 100);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::CpuSet;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 /// Descriptors besides the connections: standard streams, epoll instances, the report.
@@ -17,6 +18,15 @@ impl CpuTime {
     pub(crate) fn of(pid: u32) -> Result<Self, String> {
         Self::read(&format!("/proc/{pid}/stat"))
             .map_err(|why| format!("cannot read the CPU time of process {pid}: {why}"))
+    }
+
+    /// Of all these processes together; none if there are none.
+    pub(crate) fn of_all(pids: &[u32]) -> Result<Option<Self>, String> {
+        let mut ticks = 0;
+        for &pid in pids {
+            ticks += Self::of(pid)?.ticks;
+        }
+        Ok((!pids.is_empty()).then_some(Self { ticks }))
     }
 
     pub(crate) fn of_self() -> Result<Self, String> {
@@ -43,6 +53,12 @@ impl CpuTime {
         let system: u64 = fields.next()?.parse().ok()?;
         Some(Self { ticks: user + system })
     }
+}
+
+/// Lets the kernel wake the calling thread when it asked to be, not up to 50 microseconds later to save power.
+pub(crate) fn wake_on_time() {
+    // Where it is refused, requests are sent a little late, and their latency says so.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
 }
 
 /// Keeps the calling thread on one CPU.

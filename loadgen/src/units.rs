@@ -51,6 +51,65 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
+/// Requests a second from text such as `500`, `10k` or `2.5k/s`.
+pub(crate) fn parse_rate(text: &str) -> Result<f64, String> {
+    let (digits, suffix) = split_suffix(text);
+    let unit = match suffix.strip_suffix("/s").unwrap_or(suffix) {
+        "" => 1.0,
+        "k" => 1e3,
+        "M" => 1e6,
+        _ => return Err(format!("{text:?} is no rate: use requests a second, such as 500, 10k or 2.5k/s")),
+    };
+    let rate =
+        digits.parse::<f64>().map_err(|_| format!("{text:?} is no rate: {digits:?} is not a number"))? * unit;
+    if (MIN_RATE..=MAX_RATE).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err(format!("{text:?} is no rate that can be kept: use more than 0, at most 10M requests a second"))
+    }
+}
+
+/// One request in about three hours, and ten million a second.
+const MIN_RATE: f64 = 1e-4;
+const MAX_RATE: f64 = 1e7;
+
+/// A share from text such as `2%`; more than nothing, at most 100 %.
+pub(crate) fn parse_percent(text: &str) -> Result<f64, String> {
+    let digits = text.trim().trim_end_matches('%').trim_end();
+    match digits.parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err(format!("{text:?} is no share: use more than 0 % and at most 100 %, such as 2%")),
+    }
+}
+
+/// Bytes a second from text such as `12.5GB/s` or `100Gbit/s`.
+pub(crate) fn parse_bandwidth(text: &str) -> Result<f64, String> {
+    let wrong =
+        || format!("{text:?} is no bandwidth: use a size or bits a second, such as 12.5GB/s or 100Gbit/s");
+    let amount = text.trim().strip_suffix("/s").ok_or_else(wrong)?;
+    let (digits, suffix) = split_suffix(amount);
+    let bits = match suffix {
+        "Tbit" => Some(1e12),
+        "Gbit" => Some(1e9),
+        "Mbit" => Some(1e6),
+        _ => None,
+    };
+    let bytes = match bits {
+        Some(unit) => digits.parse::<f64>().map_err(|_| wrong())? * unit / 8.0,
+        None => parse_size(amount).map_err(|_| wrong())? as f64,
+    };
+    if bytes.is_finite() && bytes > 0.0 { Ok(bytes) } else { Err(wrong()) }
+}
+
+/// A time in the unit that keeps it readable.
+pub(crate) fn show_time_us(us: f64) -> String {
+    match us {
+        us if us >= 1e6 => format!("{:.2} s", us / 1e6),
+        us if us >= 1e3 => format!("{:.2} ms", us / 1e3),
+        us => format!("{us:.0} us"),
+    }
+}
+
 /// `n` bytes in the largest binary unit that keeps it readable.
 pub(crate) fn show_size(bytes: u64) -> String {
     const UNITS: [(u64, &str); 4] = [(1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
@@ -113,6 +172,35 @@ mod tests {
         assert_eq!(parse_duration("2m"), Ok(Duration::from_mins(2)));
         assert!(parse_duration("soon").is_err());
         assert!(parse_duration("99999999999h").is_err());
+    }
+
+    #[test]
+    fn rates_of_nothing_and_of_too_much_are_refused() {
+        assert_eq!(parse_rate("10k"), Ok(10_000.0));
+        assert_eq!(parse_rate("2.5k/s"), Ok(2_500.0));
+        assert_eq!(parse_rate("0.5"), Ok(0.5));
+        for text in ["0", "0.0", "-5", "NaN", "inf", "1e9", "20M", "k", "5/min", ""] {
+            assert!(parse_rate(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn bandwidths_are_bytes_or_bits() {
+        assert_eq!(parse_bandwidth("12.5GB/s"), Ok(12.5e9));
+        assert_eq!(parse_bandwidth("100Gbit/s"), Ok(12.5e9));
+        assert_eq!(parse_bandwidth("1GiB/s"), Ok(1_073_741_824.0));
+        for text in ["", "12.5", "12.5GB", "0GB/s", "fast", "-1GB/s", "Gbit/s"] {
+            assert!(parse_bandwidth(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn shares_are_percent() {
+        assert_eq!(parse_percent("2%"), Ok(0.02));
+        assert_eq!(parse_percent("0.5 %"), Ok(0.005));
+        for text in ["0", "0%", "101%", "-1%", "few", "NaN"] {
+            assert!(parse_percent(text).is_err(), "{text:?} was taken");
+        }
     }
 
     #[test]

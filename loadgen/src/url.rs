@@ -66,6 +66,11 @@ impl Url {
         self.path.contains(&Piece::Object)
     }
 
+    /// Whether different connections have different paths.
+    pub(crate) fn names_connections(&self) -> bool {
+        self.path.contains(&Piece::Connection)
+    }
+
     /// Appends the path of `object` as connection `connection` asks for it.
     pub(crate) fn write_path(&self, object: u64, connection: usize, out: &mut Vec<u8>) {
         for piece in &self.path {
