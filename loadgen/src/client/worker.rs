@@ -3,7 +3,7 @@
 //! A connection that fails is opened again after a pause, so that a dead server is not hammered; only a bounded number of handshakes is
 //! under way at a time, so that ten thousand connections do not overrun the server's backlog; every wait has a deadline.
 
-use super::{Settings, Shared};
+use super::{Discard, Settings, Shared};
 use crate::arrivals::Arrivals;
 use crate::checker::Checker;
 use crate::clock::Window;
@@ -446,7 +446,10 @@ impl<'a> Worker<'a> {
             Action::Put { overwrites: false, .. } => Content::Sent(prepared),
             Action::GetRange { start, .. } if self.settings.verify => checked(start),
             Action::GetWhole { .. } if self.settings.verify => checked(0),
-            Action::GetRange { .. } | Action::GetWhole { .. } => Content::Ignored,
+            Action::GetRange { .. } | Action::GetWhole { .. } => match self.settings.discard {
+                Discard::Truncate => Content::Ignored,
+                Discard::Copy => Content::Copied,
+            },
         }
     }
 
