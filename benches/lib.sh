@@ -216,7 +216,7 @@ keep() {
     jq -c --arg me "$me" --argjson keys "$1" --argjson load "$load" \
         '{($me): ($keys + {load_average: $load})} + .' "$2" >>"$work/turns"
     say "$(jq -r --argjson keys "$1" --arg load "$load" \
-        '"\($keys | [.workload, .client, .knob, .value, .server, "round \(.round)"] | map(values) | join(" ")): \(.gb_per_s * 1000 | round / 1000) GB/s, CPU \(.server_cpu.seconds_per_gb) s/GB, load average \($load)"' "$2")"
+        '"\($keys | [.workload, .client, .knob, .value, .server, "round \(.round)"] | map(values) | join(" ")): \(.gb_per_s * 1000 | round / 1000) GB/s, \(.requests) requests, CPU \(.server_cpu.seconds) s, load average \($load)"' "$2")"
 }
 
 # Whether the machine was quiet, in words, if it was not.
