@@ -174,7 +174,9 @@ pub const SMALL_BLOCK: u64 = 64 << 10;
 /// A range of a part that is at most this large is small.
 pub const SMALL_RANGE: u64 = 256 << 10;
 /// Bytes that the block cache's memory grows by.
-pub const EXTENT_SIZE: usize = 64 << 20;
+pub const EXTENT_SIZE: usize = 32 << 20;
+/// Free slots of 2 MiB below which the next extent is prepared.
+pub const PARTS_AHEAD: usize = 12;
 /// Smallest block cache that keeps every core moving.
 pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
 

@@ -1,8 +1,8 @@
 //! One non-blocking connection and the request it carries.
 //!
 //! A connection is driven by readiness and never blocks. What it does in one turn is bounded, so that one fast connection cannot starve
-//! the others of its thread. Bodies that need not be looked at are thrown away inside the kernel: on a TCP socket `MSG_TRUNC` consumes
-//! bytes without copying them, so the target buffer is address space only and its pages are never touched.
+//! the others of its thread. Bodies of which not even a copy is asked for are thrown away inside the kernel: on a TCP socket `MSG_TRUNC`
+//! consumes bytes without copying them, so the target buffer is address space only and its pages are never touched.
 
 use crate::exchange::{Exchange, Progress};
 use crate::failure::Failure;

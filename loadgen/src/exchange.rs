@@ -18,6 +18,8 @@ use std::time::Instant;
 pub(crate) enum Content {
     /// Whatever comes back is thrown away.
     Ignored,
+    /// Whatever comes back is thrown away after it was copied into memory.
+    Copied,
     /// Every byte that comes back is checked.
     Checked(Checker),
     /// These bytes are sent.
@@ -118,7 +120,7 @@ impl Exchange {
     pub(crate) fn unseen(&self) -> u64 {
         match &self.response {
             Some(Response { body: Body::Length { left }, failure, .. })
-                if !matches!(self.content, Content::Checked(_)) || failure.is_some() =>
+                if !matches!(self.content, Content::Checked(_) | Content::Copied) || failure.is_some() =>
             {
                 *left
             }
@@ -366,6 +368,17 @@ mod tests {
         let mut careful = exchange(RANGE, true);
         careful.feed(&bytes[..head + 10]).unwrap();
         assert_eq!(careful.unseen(), 0);
+    }
+
+    #[test]
+    fn a_client_that_copies_is_fed_every_byte() {
+        let bytes = partial(100, 50);
+        let head = bytes.len() - 50;
+        let mut copies = exchange(RANGE, false);
+        copies.content = Content::Copied;
+        copies.feed(&bytes[..head + 10]).unwrap();
+        assert_eq!(copies.unseen(), 0, "nothing is left to the kernel");
+        assert_eq!(copies.feed(&bytes[head + 10..]), Ok((DONE, 40)));
     }
 
     #[test]

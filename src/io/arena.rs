@@ -1,22 +1,23 @@
 //! The memory of the block cache: aligned slots in two sizes, on huge pages where the system gives them.
 //!
-//! Memory comes from the kernel in extents of 64 MiB, which are cut into slots of 2 MiB and these, on demand, into
+//! Memory comes from the kernel in extents of 32 MiB, which are cut into slots of 2 MiB and these, on demand, into
 //! slots of 64 KiB. It is never given back, so that an extent can be registered with a ring once and for all; what bounds it is
 //! the bound of those who take slots: the cache's weight, and what the cores' responses may hold. A slot that was
 //! cut up stays so. Slots come zeroed at first and then with whatever they held: who reads one knows what is good.
 //!
-//! Where memory is registered, a thread of its own does that, since it takes milliseconds an extent; until then, and where it
-//! fails, slots are used unregistered.
+//! A thread of the arena's own stays an extent ahead of what is taken: it has the kernel fill in the pages, which means to
+//! zero them, and registers them where that is wanted. Both take milliseconds an extent, on which no core shall wait. Should
+//! slots run out meanwhile, more are mapped at once, and used as they are.
 #![expect(unsafe_code, reason = "memory shared with the kernel")]
 
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 use super::bulk::registry::Registry;
-use crate::limits::{EXTENT_SIZE, PART_SIZE, SMALL_BLOCK};
+use crate::limits::{EXTENT_SIZE, PART_SIZE, PARTS_AHEAD, SMALL_BLOCK};
 
 const HUGE_PAGE: usize = 2 << 20;
 
@@ -68,30 +69,29 @@ struct Free {
     parts: Vec<Memory>,
     small: Vec<Memory>,
     extents: usize,
-    /// To the thread that registers, where there is one.
-    register: Option<mpsc::Sender<&'static Extent>>,
+    /// An extent was asked of the thread and has not come yet.
+    asked: bool,
 }
 
 /// All slots.
 pub struct Arena {
     free: Mutex<Free>,
+    /// Asks the thread for an extent.
+    ask: mpsc::SyncSender<()>,
 }
 
 impl Arena {
     /// An arena whose memory is registered with `registry`.
     ///
     /// # Errors
-    /// When the thread that registers cannot be started.
+    /// When its thread cannot be started.
     pub fn new(registry: &Arc<Registry>) -> std::io::Result<Arc<Self>> {
-        let mut free = Free::default();
-        if !registry.is_none() {
-            let (sender, extents) = mpsc::channel();
-            let registry = Arc::clone(registry);
-            let run = move || register(&registry, &extents);
-            std::thread::Builder::new().name("register".to_owned()).spawn(run)?;
-            free.register = Some(sender);
-        }
-        Ok(Arc::new(Self { free: Mutex::new(free) }))
+        let (ask, asked) = mpsc::sync_channel(1);
+        let arena = Arc::new(Self { free: Mutex::default(), ask });
+        let (registry, weak) = (Arc::clone(registry), Arc::downgrade(&arena));
+        let run = move || prepare(&weak, &registry, &asked);
+        std::thread::Builder::new().name("arena".to_owned()).spawn(run)?;
+        Ok(arena)
     }
 
     /// Takes a slot.
@@ -99,43 +99,58 @@ impl Arena {
     /// # Panics
     /// When the system has no address space left.
     pub fn take(self: &Arc<Self>, size: Size) -> Slot {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.lock();
         let memory = match size {
             Size::Part => free.part(),
             Size::Small => free.small(),
         };
+        if free.parts.len() < PARTS_AHEAD && !free.asked {
+            // Full or closed only when the thread has been asked, or could not go on.
+            free.asked = self.ask.try_send(()).is_ok();
+        }
+        drop(free);
         Slot { memory, size, arena: Arc::clone(self) }
     }
 
     /// Bytes of address space that were mapped so far.
     pub fn mapped(&self) -> usize {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner).extents * EXTENT_SIZE
+        self.lock().extents * EXTENT_SIZE
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Registers extents until the arena is gone.
-fn register(registry: &Registry, extents: &mpsc::Receiver<&'static Extent>) {
-    for extent in extents {
+/// Prepares an extent for each time it is asked, until the arena is gone.
+fn prepare(arena: &Weak<Arena>, registry: &Registry, asked: &mpsc::Receiver<()>) {
+    while asked.recv().is_ok() {
+        let extent = map();
+        // SAFETY: all of the extent is ours, and nobody uses it yet. Where this fails, the pages come with their first use.
+        let _ = unsafe { madvise(extent.start.as_ptr().cast(), EXTENT_SIZE, Advice::LinuxPopulateWrite) };
         // SAFETY: an extent is never unmapped.
         if let Some(index) = unsafe { registry.add(extent.start.as_ptr(), EXTENT_SIZE) } {
             extent.index.store(u32::from(index), Ordering::Release);
         }
+        let Some(arena) = arena.upgrade() else { return };
+        let mut free = arena.lock();
+        free.add(extent);
+        free.asked = false;
     }
 }
 
 impl Free {
+    fn add(&mut self, extent: &'static Extent) {
+        self.extents += 1;
+        self.parts.extend(cut(Memory { start: extent.start, extent }, EXTENT_SIZE, Size::Part));
+    }
+
     fn part(&mut self) -> Memory {
         loop {
             if let Some(memory) = self.parts.pop() {
                 return memory;
             }
-            let extent = map();
-            self.extents += 1;
-            if let Some(register) = &self.register {
-                // The thread lives as long as this sender.
-                let _ = register.send(extent);
-            }
-            self.parts.extend(cut(Memory { start: extent.start, extent }, EXTENT_SIZE, Size::Part));
+            self.add(map());
         }
     }
 
@@ -212,7 +227,7 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut free = self.arena.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.arena.lock();
         match self.size {
             Size::Part => free.parts.push(self.memory),
             Size::Small => free.small.push(self.memory),
@@ -225,24 +240,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_aligned_and_come_back() {
+    fn slots_are_aligned_apart_and_come_back() {
         let arena = Arena::new(&Arc::new(Registry::none())).unwrap();
         let address = |slot: &Slot| slot.start().as_ptr() as usize;
-        let slots: Vec<Slot> =
-            (0..40).map(|i| arena.take(if i % 2 == 0 { Size::Part } else { Size::Small })).collect();
+        let take = |count: usize| -> Vec<Slot> {
+            let size = |i| if i % 2 == 0 { Size::Part } else { Size::Small };
+            (0..count).map(|i| arena.take(size(i))).collect()
+        };
+        let slots = take(40);
         for slot in &slots {
             assert_eq!(address(slot) % slot.size().bytes(), 0);
         }
-        let mut spans: Vec<_> = slots.iter().map(|s| (address(s), address(s) + s.size().bytes())).collect();
-        spans.sort_unstable();
-        assert!(spans.windows(2).all(|pair| pair[0].1 <= pair[1].0), "no two overlap");
-        assert_eq!(arena.mapped(), EXTENT_SIZE);
+        let spans = |slots: &[Slot]| -> Vec<(usize, usize)> {
+            let mut spans: Vec<_> =
+                slots.iter().map(|slot| (address(slot), address(slot) + slot.size().bytes())).collect();
+            spans.sort_unstable();
+            spans
+        };
+        assert!(spans(&slots).windows(2).all(|pair| pair[0].1 <= pair[1].0), "no two overlap");
         drop(slots);
-        let again: Vec<Slot> = (0..31).map(|_| arena.take(Size::Part)).collect();
-        assert_eq!(
-            (again.len(), arena.mapped()),
-            (31, EXTENT_SIZE),
-            "one part is cut up, the others came back"
-        );
+        // Whatever the thread adds meanwhile: what came back is used again, so the arena stays small.
+        for _ in 0..100 {
+            let again = take(40);
+            assert!(spans(&again).windows(2).all(|pair| pair[0].1 <= pair[1].0));
+        }
+        assert!(arena.mapped() <= 5 * EXTENT_SIZE, "{} bytes", arena.mapped());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::Run;
 use crate::arrivals::Spacing;
-use crate::client::{AutoStop, OpenLoop, Settings};
+use crate::client::{AutoStop, Discard, OpenLoop, Settings};
 use crate::plan::Plan;
 use crate::report::Limit;
 use crate::units::{parse_bandwidth, parse_duration, parse_percent, parse_rate};
@@ -186,6 +186,7 @@ impl Shared {
             seed,
             data_seed: self.data_seed,
             verify: false,
+            discard: Discard::default(),
             low_water: 1,
             server_pids: Vec::new(),
         };

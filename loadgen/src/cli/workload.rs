@@ -2,6 +2,7 @@
 
 use super::load::{Asked, Load, Shared};
 use super::{IntoRun, Run};
+use crate::client::Discard;
 use crate::dataset::DataSet;
 use crate::low_water;
 use crate::mix;
@@ -96,9 +97,12 @@ struct Reads {
     /// How many objects there are to read; they are numbered from 0
     #[arg(long, default_value_t = 1, value_name = "N")]
     objects: u64,
-    /// Compare every byte with the data set of --data-seed, overwritten or not; else bodies are thrown away without being copied
+    /// Compare every byte with the data set of --data-seed, overwritten or not; else bodies are thrown away
     #[arg(long)]
     verify: bool,
+    /// How bodies are thrown away
+    #[arg(long, value_enum, default_value_t, conflicts_with = "verify")]
+    discard: Discard,
     /// Be woken only when this much of a body has arrived, which makes the client cheaper; 1 for any byte
     #[arg(long, value_parser = parse_size, default_value = "1MiB", value_name = "SIZE")]
     low_water: u64,
@@ -213,8 +217,10 @@ impl Reads {
 
     fn apply(&self, mut run: Run) -> Run {
         run.settings.verify = self.verify;
+        run.settings.discard = self.discard;
         run.settings.low_water = self.low_water;
         run.parameters.insert("verify".to_owned(), json!(self.verify));
+        run.parameters.insert("discard".to_owned(), json!(self.discard));
         run.parameters.insert("low_water".to_owned(), json!(self.low_water));
         run
     }

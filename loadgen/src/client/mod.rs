@@ -18,6 +18,8 @@ use crate::process::{self, CpuTime};
 use crate::stability::Stability;
 use crate::tally::Tally;
 use crate::url::Url;
+use clap::ValueEnum;
+use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -28,6 +30,17 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A stop that was decided takes effect this much later, when every thread has heard of it.
 const STOP_NOTICE: Duration = Duration::from_millis(100);
 const NEVER: u64 = u64::MAX;
+
+/// How bodies that are not verified are thrown away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Discard {
+    /// Inside the kernel: their bytes are never touched
+    #[default]
+    Truncate,
+    /// After they were copied into memory, as any client that wants them has to
+    Copy,
+}
 
 /// What a run needs to know.
 #[derive(Clone, Debug)]
@@ -51,6 +64,7 @@ pub(crate) struct Settings {
     pub(crate) seed: u64,
     pub(crate) data_seed: u64,
     pub(crate) verify: bool,
+    pub(crate) discard: Discard,
     /// Bytes of a body that must have arrived before a connection is woken.
     pub(crate) low_water: u64,
     pub(crate) server_pids: Vec<u32>,

@@ -5,7 +5,7 @@
 
 use super::account::Account;
 use super::slot::{Slot, State};
-use super::{Settings, Shared};
+use super::{Discard, Settings, Shared};
 use crate::arrivals::Arrivals;
 use crate::checker::Checker;
 use crate::clock::Window;
@@ -403,7 +403,10 @@ impl<'a> Worker<'a> {
             Action::Put { overwrites: false, .. } => Content::Sent(prepared),
             Action::GetRange { start, .. } if self.settings.verify => checked(start),
             Action::GetWhole { .. } if self.settings.verify => checked(0),
-            Action::GetRange { .. } | Action::GetWhole { .. } => Content::Ignored,
+            Action::GetRange { .. } | Action::GetWhole { .. } => match self.settings.discard {
+                Discard::Truncate => Content::Ignored,
+                Discard::Copy => Content::Copied,
+            },
         }
     }
 
