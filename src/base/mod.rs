@@ -6,4 +6,5 @@ pub mod error;
 pub mod ids;
 pub mod parts;
 pub mod path;
+pub mod sha256;
 pub mod slot;
