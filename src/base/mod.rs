@@ -3,6 +3,7 @@
 pub mod checksum;
 pub mod clock;
 pub mod error;
+pub mod hashes;
 pub mod ids;
 pub mod parts;
 pub mod path;

@@ -20,6 +20,7 @@ use super::connection;
 use super::node::Node;
 use crate::base::clock::Timestamp;
 use crate::io::budget::Budget;
+use crate::io::hashing::Hashing;
 use crate::io::listen;
 use crate::limits::{
     BLOCKS_HELD, FIRST_BUFFERS, MORE_BUFFERS, PAGES_HELD, RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
@@ -35,6 +36,8 @@ pub struct Core {
     pub(super) first_buffers: Budget,
     /// What uploads may hold in further and larger ones.
     pub(super) more_buffers: Budget,
+    /// What hashes the buffers of uploads.
+    pub(super) hashing: Hashing,
     /// What responses may hold in blocks.
     pub(super) blocks: Budget,
     /// What listings may hold.
@@ -47,20 +50,21 @@ pub struct Core {
 }
 
 impl Core {
-    fn new(number: usize, node: Arc<Node>) -> Rc<Self> {
-        Rc::new(Self {
+    fn new(number: usize, node: Arc<Node>) -> io::Result<Rc<Self>> {
+        Ok(Rc::new(Self {
             number,
             node,
             answers: Answers::new(),
             first_buffers: Budget::new(FIRST_BUFFERS),
             more_buffers: Budget::new(MORE_BUFFERS),
+            hashing: Hashing::new()?,
             blocks: Budget::new(BLOCKS_HELD),
             pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
             connections: Cell::new(0),
             requests: Cell::new(0),
             date: RefCell::new((0, "".into())),
-        })
+        }))
     }
 
     /// The value of `Date`, made once a second.
@@ -134,7 +138,7 @@ pub fn run(
         .attach_thread_pool(Box::new(DefaultThreadPool::new(STORAGE_THREADS)))
         .build()?;
     runtime.block_on(async move {
-        let core = Core::new(number, node);
+        let core = Core::new(number, node)?;
         let listening = listener.as_raw_fd();
         // Held until the end, so that its descriptor is not another one's when it is shut.
         let listener = Rc::new(TcpListener::from_std(listener)?);

@@ -8,9 +8,9 @@
 #![expect(unsafe_code, reason = "instructions that the processor may lack, and unaligned loads")]
 
 use core::arch::x86_64::{
-    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_blend_epi16, _mm_loadu_si128, _mm_set_epi32, _mm_set_epi64x,
-    _mm_setzero_si128, _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32, _mm_shuffle_epi8,
-    _mm_shuffle_epi32, _mm_storeu_si128,
+    __m128i, _mm_add_epi32, _mm_alignr_epi8, _mm_extract_epi32, _mm_loadu_si128, _mm_set_epi32,
+    _mm_set_epi64x, _mm_setzero_si128, _mm_sha256msg1_epu32, _mm_sha256msg2_epu32, _mm_sha256rnds2_epu32,
+    _mm_shuffle_epi8, _mm_shuffle_epi32,
 };
 
 use super::{BLOCK, Blocks};
@@ -45,6 +45,7 @@ pub(super) fn compress<const N: usize>(states: [&mut [u32; 8]; N], blocks: [&Blo
 }
 
 #[target_feature(enable = "sha,sse4.1,ssse3")]
+#[expect(clippy::needless_range_loop, reason = "all lanes take the block of the same number")]
 fn compress_with_sha<const N: usize>(states: [&mut [u32; 8]; N], blocks: [&Blocks; N]) {
     let (mut abef, mut cdgh) = ([_mm_setzero_si128(); N], [_mm_setzero_si128(); N]);
     for lane in 0..N {
@@ -122,22 +123,19 @@ fn load_block(block: &[u8; BLOCK]) -> [__m128i; 4] {
 
 #[target_feature(enable = "sha,sse4.1,ssse3")]
 #[inline]
+#[expect(clippy::many_single_char_names, reason = "the names of the standard")]
 fn load_state(state: &[u32; 8]) -> (__m128i, __m128i) {
-    let start = state.as_ptr().cast::<__m128i>();
-    // SAFETY: 32 bytes; the loads need no alignment.
-    let (dcba, hgfe) = unsafe { (_mm_loadu_si128(start), _mm_loadu_si128(start.add(1))) };
-    let (cdab, efgh) = (_mm_shuffle_epi32(dcba, 0xB1), _mm_shuffle_epi32(hgfe, 0x1B));
-    (_mm_alignr_epi8(cdab, efgh, 8), _mm_blend_epi16(efgh, cdab, 0xF0))
+    let [a, b, c, d, e, f, g, h] = state.map(u32::cast_signed);
+    (_mm_set_epi32(a, b, e, f), _mm_set_epi32(c, d, g, h))
 }
 
 #[target_feature(enable = "sha,sse4.1,ssse3")]
 #[inline]
+#[expect(clippy::many_single_char_names, reason = "the names of the standard")]
 fn store_state(state: &mut [u32; 8], abef: __m128i, cdgh: __m128i) {
-    let (feba, dchg) = (_mm_shuffle_epi32(abef, 0x1B), _mm_shuffle_epi32(cdgh, 0xB1));
-    let start = state.as_mut_ptr().cast::<__m128i>();
-    // SAFETY: 32 bytes; the stores need no alignment.
-    unsafe {
-        _mm_storeu_si128(start, _mm_blend_epi16(feba, dchg, 0xF0));
-        _mm_storeu_si128(start.add(1), _mm_alignr_epi8(dchg, feba, 8));
-    }
+    let (a, b) = (_mm_extract_epi32::<3>(abef), _mm_extract_epi32::<2>(abef));
+    let (e, f) = (_mm_extract_epi32::<1>(abef), _mm_extract_epi32::<0>(abef));
+    let (c, d) = (_mm_extract_epi32::<3>(cdgh), _mm_extract_epi32::<2>(cdgh));
+    let (g, h) = (_mm_extract_epi32::<1>(cdgh), _mm_extract_epi32::<0>(cdgh));
+    *state = [a, b, c, d, e, f, g, h].map(i32::cast_unsigned);
 }
