@@ -102,10 +102,7 @@ mod tests {
     use sha2::Digest as _;
 
     use super::*;
-
-    fn hex(hash: [u8; 32]) -> String {
-        hash.iter().map(|byte| format!("{byte:02x}")).collect()
-    }
+    use crate::base::ids::ChunkId;
 
     fn reference(bytes: &[u8]) -> [u8; 32] {
         sha2::Sha256::digest(bytes).into()
@@ -127,7 +124,7 @@ mod tests {
             ),
             (&million, "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0"),
         ] {
-            assert_eq!(hex(Sha256::digest(message)), hash);
+            assert_eq!(ChunkId(Sha256::digest(message)).to_string(), hash);
         }
     }
 
