@@ -112,8 +112,8 @@ pub const BUFFER_MAX: usize = 2 << 20;
 pub const WRITES_IN_FLIGHT: usize = 2;
 /// What is received before a core looks after its other connections.
 pub const RECEIVE_MAX: usize = 512 << 10;
-/// What is hashed of each buffer before a core looks after its other connections.
-pub const HASH_SLICE: usize = 64 << 10;
+/// What is hashed, of several buffers together, before a core looks after its other connections: about 100 microseconds.
+pub const HASH_SLICE: usize = 256 << 10;
 /// First buffers of one core's uploads, [`BUFFER_MIN`] each.
 pub const FIRST_BUFFERS: usize = 64 << 20;
 /// Further and larger buffers of one core's uploads.
@@ -182,7 +182,6 @@ const _: () = {
     assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");
     assert!((BUFFER_MIN as u64).is_multiple_of(GRANULE_SIZE), "a buffer ends on a granule");
-    assert!((HASH_SLICE as u64).is_multiple_of(GRANULE_SIZE), "granules are hashed whole");
     assert!(PART_SIZE / GRANULE_SIZE * 4 <= 4096, "a row of checksums is at most 4 KiB");
     assert!(CHUNK_SIZE.is_multiple_of(BUFFER_MAX as u64), "a whole chunk is filled by whole buffers");
     assert!(STORED_HEADERS_MAX < HEADERS_MAX, "what is stored came in a header section");

@@ -15,7 +15,7 @@ use super::buffer::Shared;
 use super::turn::Turn;
 use crate::base::hashes::{Hashes, update_together};
 use crate::base::sha256::LANES;
-use crate::limits::{BUFFER_MIN, HASH_SLICE};
+use crate::limits::{BUFFER_MIN, GRANULE_SIZE, HASH_SLICE};
 
 /// A buffer that waits to be hashed, or is being hashed.
 struct Job {
@@ -26,6 +26,8 @@ struct Job {
     end: usize,
     done: oneshot::Sender<Hashes>,
 }
+
+const _: () = assert!(HASH_SLICE / LANES >= GRANULE_SIZE as usize, "every buffer of a slice gets on");
 
 struct State {
     queue: RefCell<VecDeque<Job>>,
@@ -119,17 +121,24 @@ fn stopped() -> io::Error {
 /// Hashes a slice of the first buffers of the queue, as many as there are lanes for; whether there is more to do.
 fn slice(queue: &mut VecDeque<Job>) -> bool {
     let mut lanes = 0;
-    let mut together: Vec<(&mut Hashes, &[u8])> = Vec::with_capacity(LANES);
+    let mut jobs = Vec::with_capacity(LANES);
     for job in queue.iter_mut() {
-        lanes += job.hashes.lanes();
-        if lanes > LANES {
+        if lanes + job.hashes.lanes() > LANES {
             break;
         }
-        let from = job.at;
-        job.at = job.end.min(from + HASH_SLICE);
-        together.push((&mut job.hashes, &job.buffer[from..job.at]));
+        lanes += job.hashes.lanes();
+        jobs.push(job);
     }
-    update_together(&mut together);
+    // A lone stream is hashed at half the speed of several.
+    let share = HASH_SLICE / lanes.max(2);
+    let share = share - share % GRANULE_SIZE as usize;
+    let mut next = Vec::with_capacity(LANES);
+    for job in &mut jobs {
+        let from = job.at;
+        job.at = job.end.min(from + share);
+        next.push((&mut job.hashes, &job.buffer[from..job.at]));
+    }
+    update_together(&mut next);
     while let Some(done) = queue.iter().position(|job| job.at == job.end)
         && let Some(Job { hashes, buffer, done, .. }) = queue.remove(done)
     {
@@ -138,4 +147,78 @@ fn slice(queue: &mut VecDeque<Job>) -> bool {
         let _ = done.send(hashes);
     }
     !queue.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use monoio::{IoUringDriver, RuntimeBuilder};
+
+    use super::*;
+    use crate::base::checksum::first_mismatch;
+    use crate::base::sha256::Sha256;
+    use crate::io::buffer::Buffer;
+    use crate::limits::BUFFER_MAX;
+
+    /// Runs a test on a core, with its hashing.
+    fn on_a_core<F: Future<Output = ()>>(test: impl FnOnce(Hashing) -> F) {
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new().enable_timer().build().unwrap();
+        runtime.block_on(async { test(Hashing::new().unwrap()).await });
+    }
+
+    fn full(len: usize, seed: usize) -> Shared {
+        let mut buffer = Buffer::new(BUFFER_MAX);
+        buffer.extend(&(0..len).map(|i| (i * 7 + i / 251 + seed) as u8).collect::<Vec<_>>());
+        Shared::new(buffer)
+    }
+
+    #[test]
+    fn a_long_hash_lets_others_go_first_time_and_again() {
+        on_a_core(|hashing| async move {
+            let turn = Turn::new().unwrap();
+            let (turns, over) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(false)));
+            let (counted, ended) = (Rc::clone(&turns), Rc::clone(&over));
+            let other = monoio::spawn(async move {
+                while !ended.get() {
+                    turn.pass().await;
+                    counted.set(counted.get() + 1);
+                }
+            });
+            let mut hasher = Hasher::new(hashing, Hashes::new(false));
+            hasher.update(full(BUFFER_MAX, 1), BUFFER_MAX).await.unwrap();
+            hasher.settle().await.unwrap();
+            over.set(true);
+            other.await;
+            let slices = BUFFER_MAX / (HASH_SLICE / 2);
+            assert!(turns.get() >= slices - 1, "{} turns of another task in {slices} slices", turns.get());
+        });
+    }
+
+    #[test]
+    fn uploads_hashed_at_the_same_time_get_their_own_hashes() {
+        on_a_core(|hashing| async move {
+            let granule = GRANULE_SIZE as usize;
+            let mut uploads = Vec::new();
+            for number in 0..7 {
+                let len = BUFFER_MAX - number * 3 * granule - number * 100;
+                let end = len - len % granule;
+                let buffer = full(len, number);
+                let mut hasher = Hasher::new(hashing.clone(), Hashes::new(number % 2 == 0));
+                // Some are in their second chunk, with two streams.
+                if number > 3 {
+                    hasher.settle().await.unwrap().end_chunk(&[]);
+                }
+                hasher.update(buffer.clone(), end).await.unwrap();
+                uploads.push((hasher, buffer, end));
+            }
+            for (mut hasher, buffer, end) in uploads {
+                let hashes = hasher.settle().await.unwrap().end_chunk(&buffer[end..]);
+                assert_eq!(hashes.id, Sha256::digest(&buffer));
+                assert_eq!(first_mismatch(&buffer, &hashes.sums), None);
+                drop(hasher);
+                assert!(buffer.into_inner().is_some(), "the queue keeps no buffer");
+            }
+        });
+    }
 }
