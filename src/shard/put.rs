@@ -200,16 +200,12 @@ impl Upload<'_> {
             if !last && buffer.len() < end {
                 continue;
             }
-            if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
-                return Err(disk_full().into());
-            }
             let fast = since.elapsed() < FAST_FILL;
             if fast {
                 buffers.grow();
             }
             let in_flight = if fast { buffers.in_flight() } else { 0 };
-            let back = incoming.write(buffer, last, body.remaining(), in_flight).await;
-            let back = back.map_err(|error| self.file_error(&error))?;
+            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
             if last {
                 return incoming.finish().await.map_err(|error| self.file_error(&error));
             }
@@ -239,8 +235,24 @@ impl Upload<'_> {
         small.extend(&buffer[granules..]);
         buffer.set_len(granules);
         let rest = body.remaining().map(|rest| rest + small.len() as u64);
-        incoming.write(buffer, false, rest, 0).await.map_err(|error| self.file_error(&error))?;
+        self.hand_over(incoming, buffer, false, rest, 0).await?;
         Ok(small)
+    }
+
+    /// [`Incoming::write`], as long as there is room on the disk.
+    async fn hand_over(
+        &self,
+        incoming: &mut Incoming,
+        buffer: Buffer,
+        last: bool,
+        rest: Option<u64>,
+        in_flight: usize,
+    ) -> Result<Option<Buffer>, Failure> {
+        if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
+            return Err(disk_full().into());
+        }
+        let written = incoming.write(buffer, last, rest, in_flight).await;
+        written.map_err(|error| self.file_error(&error))
     }
 
     fn file_error(&self, error: &io::Error) -> Failure {
