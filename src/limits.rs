@@ -110,6 +110,8 @@ pub const BUFFER_MIN: usize = 64 << 10;
 pub const BUFFER_MAX: usize = 2 << 20;
 /// Full buffers of one upload that are hashed and written; the next one is received meanwhile.
 pub const WRITES_IN_FLIGHT: usize = 2;
+/// What must have arrived of an upload with large buffers before it is looked at again.
+pub const LOW_WATER: usize = 256 << 10;
 /// What is received before a core looks after its other connections.
 pub const RECEIVE_MAX: usize = 512 << 10;
 /// What is hashed, of several buffers together, before a core looks after its other connections: about 100 microseconds.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::http::Ending;
 use support::{
@@ -318,5 +318,21 @@ fn an_upload_that_falls_silent_gives_up_its_large_buffers_and_goes_on() {
         connection.send_raw(&body[sent..]).unwrap();
         connection.read_response("PUT").unwrap().expect_status(201);
         assert!(server.get(&path).expect_status(200).body == data, "{path}");
+    }
+}
+
+#[test]
+fn a_request_behind_a_large_upload_is_answered_at_once() {
+    let server = Server::shared();
+    let mut connection = server.connect();
+    // What the server asks of the socket while it takes in a large body must not hold for the next head.
+    for round in 0..12 {
+        let data = bytes(12 + round, (4 << 20) + 50_000 * round as usize);
+        let put = Request::new("PUT", "/objects/put/then-more");
+        let put = if round % 2 == 0 { put.body(&data) } else { put.chunked(&[&data], &[]) };
+        connection.exchange(&put).unwrap().expect_status(201);
+        let asked = Instant::now();
+        connection.exchange(&Request::new("GET", "/health")).unwrap().expect_status(200);
+        assert!(asked.elapsed() < Duration::from_secs(5), "waited for {:?}", asked.elapsed());
     }
 }

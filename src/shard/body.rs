@@ -8,7 +8,7 @@ use super::pace::{Pace, TooSlow};
 use super::reply::Failure;
 use crate::base::error::{Code, Error};
 use crate::io::buffer::Buffer;
-use crate::io::receive;
+use crate::io::receive::{self, LowWater};
 use crate::wire::chunked::{Decoder, State as ChunkState};
 use crate::wire::head::{Framing, Head};
 use crate::wire::response::CONTINUE;
@@ -24,6 +24,7 @@ pub(super) struct Body {
     /// The client waits for `100 Continue`.
     expected: bool,
     pace: Pace,
+    low_water: LowWater,
 }
 
 impl From<TooSlow> for Failure {
@@ -45,7 +46,7 @@ impl Body {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Chunked(Box::default()),
         };
-        Self { state, expected: head.expect_continue, pace: Pace::new() }
+        Self { state, expected: head.expect_continue, pace: Pace::new(), low_water: LowWater::default() }
     }
 
     /// Whether all of it was received.
@@ -77,13 +78,14 @@ impl Body {
         }
     }
 
-    /// Appends some bytes to `buffer`, at most `room`. 0: the body is done. None: nothing came for `patience`.
+    /// Appends some bytes to `buffer`, at most `room`. 0: the body is done. None: nothing, or with a `patience` not much, came for
+    /// that long.
     pub(super) async fn read(
         &mut self,
         connection: &mut Connection,
         buffer: &mut Buffer,
         room: usize,
-        patience: Duration,
+        patience: Option<Duration>,
     ) -> Result<Option<usize>, Failure> {
         if self.expected {
             self.expected = false;
@@ -93,6 +95,7 @@ impl Body {
         }
         loop {
             let Some(available) = self.frame(connection)? else {
+                self.low_water.lower(connection.stream());
                 if !self.wait(connection, patience).await? {
                     return Ok(None);
                 }
@@ -106,6 +109,11 @@ impl Body {
                 return Ok(Some(0));
             }
             let received = if connection.inbox().is_empty() {
+                if patience.is_some() {
+                    self.low_water.raise(connection.stream(), room, available);
+                } else {
+                    self.low_water.lower(connection.stream());
+                }
                 if !self.wait(connection, patience).await? {
                     return Ok(None);
                 }
@@ -122,13 +130,25 @@ impl Body {
                 State::Chunked(decoder) => decoder.consumed(received as u64),
             }
             self.pace.earn(received);
+            if self.is_done() {
+                // What comes next is another request.
+                self.low_water.lower(connection.stream());
+            }
             return Ok(Some(received));
         }
     }
 
     /// Waits until the client has sent something; false: it has not for `patience`.
-    async fn wait(&mut self, connection: &mut Connection, patience: Duration) -> Result<bool, Failure> {
-        match self.pace.wait(patience, receive::wait_readable(connection.stream())).await? {
+    async fn wait(
+        &mut self,
+        connection: &mut Connection,
+        patience: Option<Duration>,
+    ) -> Result<bool, Failure> {
+        match self
+            .pace
+            .wait(patience.unwrap_or(Duration::MAX), receive::wait_readable(connection.stream()))
+            .await?
+        {
             Some(readable) => Ok(readable.map(|()| true)?),
             None => Ok(false),
         }

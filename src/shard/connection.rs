@@ -237,7 +237,7 @@ async fn skip(connection: &mut Connection, body: &mut Body) -> After {
     let mut buffer = crate::io::buffer::Buffer::new(BUFFER_MIN);
     while !body.is_done() {
         buffer.set_len(0);
-        let Ok(Some(_)) = body.read(connection, &mut buffer, BUFFER_MIN, Duration::MAX).await else {
+        let Ok(Some(_)) = body.read(connection, &mut buffer, BUFFER_MIN, None).await else {
             return After::Close;
         };
     }

@@ -333,8 +333,8 @@ impl<'a> Buffers<'a> {
     }
 
     /// How long a silent client may keep them.
-    fn patience(&self) -> Duration {
-        if self.size > BUFFER_MIN { FAST_FILL } else { Duration::MAX }
+    fn patience(&self) -> Option<Duration> {
+        (self.size > BUFFER_MIN).then_some(FAST_FILL)
     }
 
     /// Takes larger buffers where the budget allows.
