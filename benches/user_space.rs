@@ -8,6 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use amberblob::base::checksum::{GranuleSums, first_mismatch};
 use amberblob::base::path::BlobPath;
+use amberblob::base::sha256::{LANES, Sha256, update_all};
 use amberblob::base::slot::Slot;
 use amberblob::io::arena::Size;
 use amberblob::io::bulk::registry::Registry;
@@ -15,7 +16,6 @@ use amberblob::io::cache::{BlockCache, Key, Loading};
 use amberblob::wire::head;
 use amberblob::wire::range;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use sha2::{Digest, Sha256};
 
 const HEAD: &[u8] =
     b"GET /objects/some/path/to/a%20blob?version=3 HTTP/1.1\r\nHost: storage-1.example:8080\r\n\
@@ -38,7 +38,6 @@ fn bytes(c: &mut Criterion) {
     let sums = sums.take();
     let mut group = c.benchmark_group("1 MiB");
     group.throughput(Throughput::Bytes(data.len() as u64));
-    group.bench_function("SHA-256", |b| b.iter(|| Sha256::digest(black_box(&data))));
     group.bench_function("CRC32C of every granule", |b| b.iter(|| first_mismatch(black_box(&data), &sums)));
     group.finish();
 }
@@ -64,5 +63,23 @@ fn cache(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, wire, bytes, cache);
+/// One stream is hashed by `sha2`, several by our own lanes.
+fn hashes(c: &mut Criterion) {
+    let data = vec![7u8; 256 << 10];
+    for streams in 1..=LANES {
+        let mut group = c.benchmark_group("SHA-256");
+        group.throughput(Throughput::Bytes((streams * data.len()) as u64));
+        group.bench_function(format!("of {streams} streams"), |b| {
+            let mut hashes = vec![Sha256::default(); streams];
+            b.iter(|| {
+                let blocks = black_box(&data).as_chunks().0;
+                let mut next: Vec<_> = hashes.iter_mut().map(|hash| (hash, blocks)).collect();
+                update_all(&mut next);
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, wire, bytes, hashes, cache);
 criterion_main!(benches);

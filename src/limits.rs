@@ -151,8 +151,14 @@ pub const FAST_FILL: Duration = Duration::from_millis(250);
 pub const BUFFER_MIN: usize = 64 << 10;
 /// Largest transfer buffer.
 pub const BUFFER_MAX: usize = 2 << 20;
-/// Writes under way for one upload; the next buffer is received meanwhile.
+/// Full buffers of one upload that are hashed and written; the next one is received meanwhile.
 pub const WRITES_IN_FLIGHT: usize = 2;
+/// What must have arrived of an upload with large buffers before it is looked at again.
+pub const LOW_WATER: usize = 256 << 10;
+/// What is received before a core looks after its other connections.
+pub const RECEIVE_MAX: usize = 512 << 10;
+/// What is hashed, of several buffers together, before a core looks after its other connections: about 100 microseconds.
+pub const HASH_SLICE: usize = 256 << 10;
 /// First buffers of one core's uploads, [`BUFFER_MIN`] each.
 pub const FIRST_BUFFERS: usize = 64 << 20;
 /// Further and larger buffers of one core's uploads.

@@ -10,8 +10,10 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::http::Ending;
 use support::{
@@ -274,4 +276,69 @@ fn a_reader_sees_nothing_of_an_upload_under_way() {
     connection.send_raw(&data[data.len() - 1..]).unwrap();
     assert_eq!(connection.read_response("PUT").unwrap().expect_status(201).json_u64("version"), 2);
     assert!(server.get("put/under-way").body == data);
+}
+
+/// What the only upload under way has on disk: the first `len` bytes.
+fn on_disk(server: &Server, len: usize) -> Option<Vec<u8>> {
+    let is_temporary = |file: &&PathBuf| file.extension().is_some_and(|extension| extension == "tmp");
+    let file = plain_files(server.data()).into_keys().find(|file| is_temporary(&file))?;
+    let mut bytes = Vec::new();
+    File::open(file).ok()?.take(len as u64).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[test]
+fn an_upload_that_falls_silent_gives_up_its_large_buffers_and_goes_on() {
+    const FIRST_BUFFER: usize = 64 << 10;
+    let server = Server::start();
+    let data = bytes(11, 8 << 20);
+    for chunked in [false, true] {
+        let path = format!("put/silent/{chunked}");
+        let digest = format!("sha-256=:{}:", sha256_base64(&data));
+        let request = Request::new("PUT", &object(&path)).header("Repr-Digest", digest);
+        let request = if chunked { request.chunked(&[&data], &[]) } else { request.body(&data) };
+        let body = request.encode_body();
+        let begin = body.windows(100).position(|window| window == &data[..100]).unwrap();
+        let mut connection = server.connect();
+        connection.send_raw(&request.encode_head()).unwrap();
+        let mut sent = 0;
+        // It is fast, so it gets large buffers, and then silent off every boundary, long before it is cut off.
+        for pause in [(3 << 20) + 12_345, (3 << 20) + 12_346, (5 << 20) + 16_384, (7 << 20) + 99_999] {
+            connection.send_raw(&body[sent..begin + pause]).unwrap();
+            sent = begin + pause;
+            wait_until(
+                Duration::from_secs(8),
+                "a silent upload to be written but for a small buffer",
+                || {
+                    let written = pause - FIRST_BUFFER;
+                    on_disk(&server, written).is_some_and(|bytes| bytes == data[..written])
+                },
+            );
+        }
+        connection.send_raw(&body[sent..]).unwrap();
+        connection.read_response("PUT").unwrap().expect_status(201);
+        assert!(server.get(&path).expect_status(200).body == data, "{path}");
+    }
+}
+
+#[test]
+fn a_request_behind_a_large_upload_is_answered_at_once() {
+    const LOW_WATER: usize = 256 << 10;
+    let server = Server::shared();
+    let mut connection = server.connect();
+    let data = bytes(12, 3 << 20);
+    for _ in 0..3 {
+        let put = Request::new("PUT", "/objects/put/then-more").body(&data);
+        // The server has caught up when the end comes, so it waits for much of it, and then has all of it at once: what it
+        // asked of the socket for that must not hold for the next head.
+        let (start, end) = data.split_at(data.len() - LOW_WATER - 100);
+        connection.send_raw(&put.encode_head()).unwrap();
+        connection.send_raw(start).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        connection.send_raw(end).unwrap();
+        connection.read_response("PUT").unwrap();
+        let asked = Instant::now();
+        connection.exchange(&Request::new("GET", "/health")).unwrap().expect_status(200);
+        assert!(asked.elapsed() < Duration::from_secs(5), "waited for {:?}", asked.elapsed());
+    }
 }

@@ -3,7 +3,9 @@
 pub mod checksum;
 pub mod clock;
 pub mod error;
+pub mod hashes;
 pub mod ids;
 pub mod parts;
 pub mod path;
+pub mod sha256;
 pub mod slot;

@@ -6,3 +6,4 @@ pub mod incoming;
 pub mod layout;
 pub mod read;
 pub mod sweep;
+mod write;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
+use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
 
 use monoio::buf::{IoBuf, IoBufMut};
@@ -163,6 +164,39 @@ unsafe impl IoBufMut for Buffer {
     }
     unsafe fn set_init(&mut self, pos: usize) {
         self.len = self.len.max(pos);
+    }
+}
+
+/// A buffer that is full: it may be written and hashed at once, and can be filled again when both are done.
+#[derive(Clone, Debug)]
+pub struct Shared(Rc<Buffer>);
+
+impl Shared {
+    /// Shares a buffer.
+    pub fn new(buffer: Buffer) -> Self {
+        Self(Rc::new(buffer))
+    }
+
+    /// The buffer, if nobody else holds it.
+    pub fn into_inner(self) -> Option<Buffer> {
+        Rc::into_inner(self.0)
+    }
+}
+
+impl Deref for Shared {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+// SAFETY: the mapping neither moves nor changes while the buffer is shared.
+unsafe impl IoBuf for Shared {
+    fn read_ptr(&self) -> *const u8 {
+        self.0.read_ptr()
+    }
+    fn bytes_init(&self) -> usize {
+        self.0.bytes_init()
     }
 }
 

@@ -3,10 +3,11 @@
 use std::io;
 use std::rc::Rc;
 
+use monoio::blocking::JoinError;
 use monoio::buf::{IoBuf, IoBufMut};
 use monoio::task::JoinHandle;
 
-use super::buffer::Buffer;
+use super::buffer::Shared;
 use crate::limits::DIRECT_ALIGN;
 
 /// An open file of this core's ring.
@@ -14,7 +15,7 @@ use crate::limits::DIRECT_ALIGN;
 pub struct RingFile(Rc<monoio::fs::File>);
 
 /// A write on its way; its buffer comes back with the result.
-pub type Writing = JoinHandle<(io::Result<()>, Buffer)>;
+pub type Writing = JoinHandle<(io::Result<()>, Shared)>;
 
 impl RingFile {
     /// Hands a file over to the ring.
@@ -26,7 +27,7 @@ impl RingFile {
     }
 
     /// Starts writing all that the buffer holds at `offset`; both are multiples of 4 KiB under direct IO.
-    pub fn write(&self, buffer: Buffer, offset: u64) -> Writing {
+    pub fn write(&self, buffer: Shared, offset: u64) -> Writing {
         let file = self.clone();
         monoio::spawn(async move { file.0.write_all_at(buffer, offset).await })
     }
@@ -62,14 +63,30 @@ impl RingFile {
     }
 }
 
+/// Blocking file steps under way on a storage thread; they run to their end whether or not anybody waits.
+pub struct Steps<T>(JoinHandle<Result<io::Result<T>, JoinError>>);
+
+impl<T: Send + 'static> Steps<T> {
+    /// Hands steps to a storage thread.
+    pub fn start(steps: impl FnOnce() -> io::Result<T> + Send + 'static) -> Self {
+        Self(monoio::spawn_blocking(steps))
+    }
+
+    /// Waits for their outcome.
+    ///
+    /// # Errors
+    /// Those of the steps; or that the thread is gone.
+    pub async fn outcome(self) -> io::Result<T> {
+        self.0.await.unwrap_or_else(|_| Err(io::Error::other("the storage thread has stopped")))
+    }
+}
+
 /// Runs blocking file steps on a storage thread.
 ///
 /// # Errors
-/// Those of the steps; or that the thread is gone.
+/// As [`Steps::outcome`].
 pub async fn on_storage_thread<T: Send + 'static>(
     steps: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
-    monoio::spawn_blocking(steps)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::other("the storage thread has stopped")))
+    Steps::start(steps).outcome().await
 }

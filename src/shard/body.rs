@@ -1,15 +1,14 @@
 //! A request's body: framing decoded, received straight into the buffer it will be written from.
 
 use std::io;
-
-use monoio::buf::IoBufMut as _;
-use monoio::io::AsyncReadRent as _;
+use std::time::Duration;
 
 use super::connection::Connection;
 use super::pace::{Pace, TooSlow};
 use super::reply::Failure;
 use crate::base::error::{Code, Error};
 use crate::io::buffer::Buffer;
+use crate::io::receive::{self, LowWater};
 use crate::wire::chunked::{Decoder, State as ChunkState};
 use crate::wire::head::{Framing, Head};
 use crate::wire::response::CONTINUE;
@@ -25,6 +24,7 @@ pub(super) struct Body {
     /// The client waits for `100 Continue`.
     expected: bool,
     pace: Pace,
+    low_water: LowWater,
 }
 
 impl From<TooSlow> for Failure {
@@ -46,7 +46,7 @@ impl Body {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Chunked(Box::default()),
         };
-        Self { state, expected: head.expect_continue, pace: Pace::new() }
+        Self { state, expected: head.expect_continue, pace: Pace::new(), low_water: LowWater::default() }
     }
 
     /// Whether all of it was received.
@@ -78,80 +78,107 @@ impl Body {
         }
     }
 
-    /// Appends some bytes to `buffer`, at most `room`; none: the body is done.
+    /// Appends some bytes to `buffer`, at most `room`. 0: the body is done. None: nothing, or with a `patience` not much, came for
+    /// that long.
     pub(super) async fn read(
         &mut self,
         connection: &mut Connection,
-        buffer: Buffer,
+        buffer: &mut Buffer,
         room: usize,
-    ) -> Result<(usize, Buffer), Failure> {
+        patience: Option<Duration>,
+    ) -> Result<Option<usize>, Failure> {
         if self.expected {
             self.expected = false;
             if connection.inbox().is_empty() {
                 connection.send(CONTINUE.to_vec()).await?;
             }
         }
-        let available = match &mut self.state {
-            State::Length(rest) => *rest,
-            State::Chunked(decoder) => next_data(decoder, connection, &mut self.pace).await?,
-        };
-        let room = usize::try_from(available).unwrap_or(usize::MAX).min(room);
-        if room == 0 {
-            return Ok((0, buffer));
-        }
-        let (received, buffer) = receive(connection, buffer, room, &mut self.pace).await?;
-        match &mut self.state {
-            State::Length(rest) => *rest -= received as u64,
-            State::Chunked(decoder) => decoder.consumed(received as u64),
-        }
-        self.pace.earn(received);
-        Ok((received, buffer))
-    }
-}
-
-/// Reads framing until data follows; 0: the body is done.
-async fn next_data(
-    decoder: &mut Decoder,
-    connection: &mut Connection,
-    pace: &mut Pace,
-) -> Result<u64, Failure> {
-    loop {
-        match decoder.state() {
-            ChunkState::Data(available) => return Ok(available),
-            ChunkState::Done => return Ok(0),
-            ChunkState::NeedLine => {
-                if connection.inbox().is_empty() && pace.wait(connection.fill()).await?? == 0 {
+        loop {
+            let Some(available) = self.frame(connection)? else {
+                self.low_water.lower(connection.stream());
+                if !self.wait(connection, patience).await? {
+                    return Ok(None);
+                }
+                if connection.fill().await? == 0 {
                     return Err(Failure::Gone);
                 }
-                let used = decoder.feed(connection.inbox())?;
-                connection.consume(used);
+                continue;
+            };
+            let room = usize::try_from(available).unwrap_or(usize::MAX).min(room);
+            if room == 0 {
+                return Ok(Some(0));
+            }
+            let received = if connection.inbox().is_empty() {
+                if patience.is_some() {
+                    self.low_water.raise(connection.stream(), room, available);
+                } else {
+                    self.low_water.lower(connection.stream());
+                }
+                if !self.wait(connection, patience).await? {
+                    return Ok(None);
+                }
+                match receive::receive(connection.stream(), buffer, room) {
+                    Ok(0) => return Err(Failure::Gone),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+                    received => received?,
+                }
+            } else {
+                take_waiting(connection, buffer, room)
+            };
+            match &mut self.state {
+                State::Length(rest) => *rest -= received as u64,
+                State::Chunked(decoder) => decoder.consumed(received as u64),
+            }
+            self.pace.earn(received);
+            if self.is_done() {
+                // What comes next is another request.
+                self.low_water.lower(connection.stream());
+            }
+            return Ok(Some(received));
+        }
+    }
+
+    /// Waits until the client has sent something; false: it has not for `patience`.
+    async fn wait(
+        &mut self,
+        connection: &mut Connection,
+        patience: Option<Duration>,
+    ) -> Result<bool, Failure> {
+        match self
+            .pace
+            .wait(patience.unwrap_or(Duration::MAX), receive::wait_readable(connection.stream()))
+            .await?
+        {
+            Some(readable) => Ok(readable.map(|()| true)?),
+            None => Ok(false),
+        }
+    }
+
+    /// Bytes of the body that come next, 0 if it is done; none if framing comes first, and then the inbox is empty.
+    fn frame(&mut self, connection: &mut Connection) -> Result<Option<u64>, Failure> {
+        let decoder = match &mut self.state {
+            State::Length(rest) => return Ok(Some(*rest)),
+            State::Chunked(decoder) => decoder,
+        };
+        loop {
+            match decoder.state() {
+                ChunkState::Data(available) => return Ok(Some(available)),
+                ChunkState::Done => return Ok(Some(0)),
+                ChunkState::NeedLine if connection.inbox().is_empty() => return Ok(None),
+                ChunkState::NeedLine => {
+                    let used = decoder.feed(connection.inbox())?;
+                    connection.consume(used);
+                }
             }
         }
     }
 }
 
-/// Takes what the connection has already, else receives into the buffer itself.
-async fn receive(
-    connection: &mut Connection,
-    mut buffer: Buffer,
-    room: usize,
-    pace: &mut Pace,
-) -> Result<(usize, Buffer), Failure> {
+/// Takes what the connection has already.
+fn take_waiting(connection: &mut Connection, buffer: &mut Buffer, room: usize) -> usize {
     let waiting = connection.inbox();
-    if !waiting.is_empty() {
-        let n = waiting.len().min(room);
-        buffer.extend(&waiting[..n]);
-        connection.consume(n);
-        return Ok((n, buffer));
-    }
-    let start = buffer.len();
-    let (result, slice) = pace.wait(connection.stream().read(buffer.slice_mut(start..start + room))).await?;
-    match result? {
-        0 => Err(Failure::Gone),
-        n => {
-            let mut buffer = slice.into_inner();
-            buffer.set_len(start + n);
-            Ok((n, buffer))
-        }
-    }
+    let taken = waiting.len().min(room);
+    buffer.extend(&waiting[..taken]);
+    connection.consume(taken);
+    taken
 }

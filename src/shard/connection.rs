@@ -255,10 +255,9 @@ async fn skip(connection: &mut Connection, body: &mut Body) -> After {
     let mut buffer = crate::io::buffer::Buffer::new(BUFFER_MIN);
     while !body.is_done() {
         buffer.set_len(0);
-        match body.read(connection, buffer, BUFFER_MIN).await {
-            Ok((_, back)) => buffer = back,
-            Err(_) => return After::Close,
-        }
+        let Ok(Some(_)) = body.read(connection, &mut buffer, BUFFER_MIN, None).await else {
+            return After::Close;
+        };
     }
     After::KeepAlive
 }

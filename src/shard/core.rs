@@ -22,6 +22,7 @@ use crate::base::clock::Timestamp;
 use crate::chunk::files::OpenFiles;
 use crate::io::budget::Budget;
 use crate::io::bulk::Bulk;
+use crate::io::hashing::Hashing;
 use crate::io::listen;
 use crate::limits::{
     BLOCKS_HELD, BULK_LAST_WAIT, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD,
@@ -40,6 +41,8 @@ pub struct Core {
     pub(super) first_buffers: Budget,
     /// What uploads may hold in further and larger ones.
     pub(super) more_buffers: Budget,
+    /// What hashes the buffers of uploads.
+    pub(super) hashing: Hashing,
     /// What responses may hold in blocks.
     pub(super) blocks: Budget,
     /// Chunk files that are open for reading.
@@ -75,6 +78,7 @@ impl Core {
             answers: Answers::new(),
             first_buffers: Budget::new(FIRST_BUFFERS),
             more_buffers: Budget::new(MORE_BUFFERS),
+            hashing: Hashing::new()?,
             blocks: Budget::new(BLOCKS_HELD),
             files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks)),
             pages: Budget::new(PAGES_HELD),

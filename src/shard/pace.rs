@@ -23,12 +23,21 @@ impl Pace {
         Self { credit: RATE_GRACE }
     }
 
-    /// Waits for the client within the patience left.
-    pub(super) async fn wait<F: Future>(&mut self, receive: F) -> Result<F::Output, TooSlow> {
+    /// Waits for the client within the patience left, and at most for `limit`: none, when that has passed.
+    pub(super) async fn wait<F: Future>(
+        &mut self,
+        limit: Duration,
+        receive: F,
+    ) -> Result<Option<F::Output>, TooSlow> {
         let start = Instant::now();
-        let result = timeout(self.credit, receive).await;
+        let patience = self.credit.min(limit);
+        let result = timeout(patience, receive).await;
         self.spend(start.elapsed());
-        result.map_err(|_| TooSlow)
+        match result {
+            Ok(received) => Ok(Some(received)),
+            Err(_) if self.credit.is_zero() => Err(TooSlow),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Notes bytes that came.

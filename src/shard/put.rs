@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use monoio::time::timeout;
 
@@ -22,7 +22,7 @@ use crate::io::budget::Share;
 use crate::io::buffer::Buffer;
 use crate::io::file::on_storage_thread;
 use crate::limits::{
-    BLOB_MAX, BUFFER_MAX, BUFFER_MIN, BUFFER_WAIT, FAST_FILL, STAGE_CHUNKS, WRITES_IN_FLIGHT,
+    BLOB_MAX, BUFFER_MAX, BUFFER_MIN, BUFFER_WAIT, FAST_FILL, GRANULE_SIZE, STAGE_CHUNKS, WRITES_IN_FLIGHT,
 };
 use crate::meta::types::{NewBlob, Row, Stored};
 use crate::wire::condition::Conditions;
@@ -147,9 +147,16 @@ impl Upload<'_> {
         let node = &self.core.node;
         let slot_dir = node.slot_dir(self.slot).to_path_buf();
         let disk = Arc::clone(node.disk(self.slot));
-        let mut incoming = Incoming::new(disk, slot_dir, self.blob, node.synced, digest_wanted);
-        self.receive(connection, body, &mut incoming).await?;
-        let received = incoming.finish().await.map_err(|error| self.file_error(&error))?;
+        let hashing = self.core.hashing.clone();
+        let mut incoming = Incoming::new(disk, slot_dir, self.blob, node.synced, digest_wanted, hashing);
+        let received = match self.receive(connection, body, &mut incoming).await {
+            Ok(received) => received,
+            Err(failure) => {
+                // Before the budget gets the buffers back, and before the files are removed.
+                incoming.settle().await;
+                return Err(failure);
+            }
+        };
         check_digests(&received, request, body)?;
         let Received { size, chunks, parts, .. } = received;
         let blob = NewBlob {
@@ -166,45 +173,44 @@ impl Upload<'_> {
         Ok(node.writers.put(self.slot, blob).await?)
     }
 
-    /// Receives the body: the next buffer fills while the last ones are written.
+    /// Receives the body: the next buffer fills while the last ones are hashed and written.
     async fn receive(
         &mut self,
         connection: &mut Connection,
         body: &mut Body,
         incoming: &mut Incoming,
-    ) -> Result<(), Failure> {
+    ) -> Result<Received, Failure> {
         let mut buffers = Buffers::new(self.core).await?;
         let mut buffer = buffers.first();
         let mut since = Instant::now();
         loop {
-            let start = buffer.len();
-            let room =
-                (buffer.capacity() - start).min(usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX));
-            let (received, filled) = body.read(connection, buffer, room).await?;
-            buffer = filled;
-            incoming.absorb(&buffer[start..]);
+            let end = usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX).min(buffer.capacity());
+            let room = end - buffer.len();
+            let Some(received) = body.read(connection, &mut buffer, room, buffers.patience()).await? else {
+                buffer = self.let_go(body, incoming, buffer).await?;
+                buffers.shrink();
+                since = Instant::now();
+                continue;
+            };
             self.core.node.metrics.received.inc_by(received as u64);
             let last = received == 0 || body.remaining() == Some(0);
-            if incoming.size() > BLOB_MAX {
+            if incoming.size() + buffer.len() as u64 > BLOB_MAX {
                 return refuse(Code::TooLarge, "the body is larger than 16 TiB, the largest blob");
             }
-            if !last && buffer.len() < buffer.capacity() && incoming.chunk_room() > 0 {
+            if !last && buffer.len() < end {
                 continue;
             }
-            if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
-                return Err(disk_full().into());
-            }
-            if since.elapsed() < FAST_FILL {
+            let fast = since.elapsed() < FAST_FILL;
+            if fast {
                 buffers.grow();
-            } else {
-                buffers.shrink();
             }
-            let back = incoming
-                .write(buffer, last, body.remaining(), buffers.in_flight())
-                .await
-                .map_err(|error| self.file_error(&error))?;
+            let in_flight = if fast { buffers.in_flight() } else { 0 };
+            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
             if last {
-                return Ok(());
+                return incoming.finish().await.map_err(|error| self.file_error(&error));
+            }
+            if !fast {
+                buffers.shrink();
             }
             if incoming.held_chunks() >= STAGE_CHUNKS {
                 let parts = incoming.take_parts();
@@ -214,6 +220,39 @@ impl Upload<'_> {
             buffer = buffers.next(back);
             since = Instant::now();
         }
+    }
+
+    /// Hands over what a large buffer holds, while the client is silent: gives back a small one with what does not fill a
+    /// granule.
+    async fn let_go(
+        &self,
+        body: &Body,
+        incoming: &mut Incoming,
+        mut buffer: Buffer,
+    ) -> Result<Buffer, Failure> {
+        let granules = buffer.len() - buffer.len() % GRANULE_SIZE as usize;
+        let mut small = Buffer::new(BUFFER_MIN);
+        small.extend(&buffer[granules..]);
+        buffer.set_len(granules);
+        let rest = body.remaining().map(|rest| rest + small.len() as u64);
+        self.hand_over(incoming, buffer, false, rest, 0).await?;
+        Ok(small)
+    }
+
+    /// [`Incoming::write`], as long as there is room on the disk.
+    async fn hand_over(
+        &self,
+        incoming: &mut Incoming,
+        buffer: Buffer,
+        last: bool,
+        rest: Option<u64>,
+        in_flight: usize,
+    ) -> Result<Option<Buffer>, Failure> {
+        if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
+            return Err(disk_full().into());
+        }
+        let written = incoming.write(buffer, last, rest, in_flight).await;
+        written.map_err(|error| self.file_error(&error))
     }
 
     fn file_error(&self, error: &io::Error) -> Failure {
@@ -291,6 +330,11 @@ impl<'a> Buffers<'a> {
 
     fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// How long a silent client may keep them.
+    fn patience(&self) -> Option<Duration> {
+        (self.size > BUFFER_MIN).then_some(FAST_FILL)
     }
 
     /// Takes larger buffers where the budget allows.
