@@ -46,13 +46,13 @@ impl Change {
         if applied == seq {
             return Ok(None);
         }
-        let paths = query::changed_since(db, if reset { 0 } else { applied })?;
-        Ok(Some(Self { slot, seq, reset, entries: query::entries(db, &paths)? }))
+        let entries = query::entries_since(db, if reset { 0 } else { applied })?;
+        Ok(Some(Self { slot, seq, reset, entries }))
     }
 }
 
 enum Task {
-    Change(Change),
+    Changes(Vec<Change>),
     /// A change was lost: catch up.
     Missed(String),
     /// Time for another attempt to catch up.
@@ -129,9 +129,14 @@ impl Indexes {
         self.disks.iter().filter_map(|index| index.applied.get(&number)).copied().max().unwrap_or(0)
     }
 
-    /// Sends a change on its way; waits while the queue is full.
-    pub(super) fn apply(&self, disk: usize, change: Change) {
-        self.send(disk, Task::Change(change));
+    /// Sends changes on their way; waits while the queue is full.
+    pub(super) fn apply(&self, disk: usize, changes: Vec<Change>) {
+        self.send(disk, Task::Changes(changes));
+    }
+
+    /// Whether a disk's index lacks changes and will look for them in the slots' databases.
+    pub(super) fn is_behind(&self, disk: usize) -> bool {
+        self.trouble(disk).is_some()
     }
 
     /// A change cannot be told: the index has to find it out.
@@ -189,7 +194,7 @@ impl Keeper {
             let mut listing = None;
             while let Some(task) = next {
                 match task {
-                    Task::Change(change) => changes.push(change),
+                    Task::Changes(more) => changes.extend(more),
                     Task::Missed(error) => self.fall_behind(&error),
                     Task::Retry => self.retry(),
                     Task::List(asked, reply) => {
@@ -280,6 +285,9 @@ impl Keeper {
         let caught_up = Slot::all()
             .filter(|slot| self.slots.disk(*slot) == self.disk && self.slots.state(*slot) == State::Ready)
             .try_for_each(|slot| {
+                if self.slots.is_pending(slot) {
+                    return Err(query::busy());
+                }
                 let seen = applied.get(&(slot.index() as u16)).copied().unwrap_or(0);
                 let since =
                     schema::open_reader(self.slots.dir(slot)).and_then(|db| Change::since(&db, slot, seen));

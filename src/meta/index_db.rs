@@ -10,7 +10,7 @@ use std::path::Path;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, ToSql};
 
-use super::schema::is_damaged;
+use super::schema::{is_damaged, plan_once};
 use super::types::Entry;
 use crate::base::slot::Slot;
 
@@ -137,6 +137,7 @@ fn try_open(root: &Path) -> Result<Connection> {
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     db.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    plan_once(&db)?;
     let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     match (application, version) {

@@ -40,6 +40,13 @@ pub struct NewBlob {
     pub conditions: Conditions,
 }
 
+impl NewBlob {
+    /// Whether it just becomes the next version of its path, whatever is there.
+    pub(super) fn is_plain(&self) -> bool {
+        self.version.is_none() && self.conditions.is_empty() && self.staged.is_none()
+    }
+}
+
 /// One version of a path, tombstoned or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobMeta {
