@@ -13,6 +13,7 @@ use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
+use super::queue::recv_within;
 use super::schema::is_damaged;
 use super::slots::{Slots, State};
 use super::types::{Entry, Reply};
@@ -21,9 +22,9 @@ use super::{index_db, query, schema};
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
-use crate::limits::{INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS};
+use crate::limits::{INDEX_GATHER, INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS, QUIET};
 
-pub use super::index_db::{Item, Listing, Page, Seek};
+pub use super::index_db::{Listed, Listing, Page, Seek};
 
 /// What one transaction of a slot changed.
 #[derive(Debug)]
@@ -186,25 +187,35 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// The thread: changes that are waiting go into one transaction.
+    /// The thread: changes are gathered and go into one transaction, when there are enough, when somebody asks for a
+    /// listing, or when no more come.
     fn run(mut self, tasks: &Receiver<Task>) {
-        while let Ok(first) = tasks.recv_blocking() {
-            let mut changes = Vec::new();
-            let mut next = Some(first);
-            let mut listing = None;
-            while let Some(task) = next {
-                match task {
-                    Task::Changes(more) => changes.extend(more),
-                    Task::Missed(error) => self.fall_behind(&error),
-                    Task::Retry => self.retry(),
-                    Task::List(asked, reply) => {
-                        listing = Some((asked, reply));
-                        break;
+        let mut changes = Vec::new();
+        loop {
+            let next =
+                if changes.is_empty() { tasks.recv_blocking().map(Some) } else { recv_within(tasks, QUIET) };
+            let listing = match next {
+                Ok(Some(Task::Changes(more))) => {
+                    changes.extend(more);
+                    if changes.len() < INDEX_GATHER {
+                        continue;
                     }
+                    None
                 }
-                next = if changes.len() < INDEX_QUEUE { tasks.try_recv().ok() } else { None };
-            }
+                Ok(Some(Task::Missed(error))) => {
+                    self.fall_behind(&error);
+                    continue;
+                }
+                Ok(Some(Task::Retry)) => {
+                    self.retry();
+                    continue;
+                }
+                Ok(Some(Task::List(asked, reply))) => Some((asked, reply)),
+                Ok(None) => None,
+                Err(_) => return self.apply(&changes),
+            };
             self.apply(&changes);
+            changes.clear();
             if let Some((asked, reply)) = listing {
                 // An asker that is gone needs no answer.
                 let _ = reply.send(self.list(&asked));

@@ -1,7 +1,6 @@
 //! What the metadata threads are asked and what they answer.
 
 use futures_channel::oneshot;
-use serde::Serialize;
 
 use crate::base::clock::Timestamp;
 use crate::base::error::{Error, Result};
@@ -98,8 +97,8 @@ pub enum Which {
     All,
 }
 
-/// A row of the listing index, and as JSON a line of a listing: the newest version of a path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A row of the listing index: the newest version of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The path.
     pub path: String,
