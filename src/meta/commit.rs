@@ -418,7 +418,7 @@ pub(super) fn roll_back(db: &Connection) {
 }
 
 /// Cuts a batch sorted by slot into one group per slot.
-fn into_groups(batch: Vec<(Slot, Op)>) -> Vec<(Slot, Vec<Op>)> {
+pub(super) fn into_groups(batch: Vec<(Slot, Op)>) -> Vec<(Slot, Vec<Op>)> {
     let mut groups: Vec<(Slot, Vec<Op>)> = Vec::new();
     for (slot, op) in batch {
         match groups.last_mut() {

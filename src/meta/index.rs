@@ -175,6 +175,21 @@ impl Indexes {
     }
 }
 
+/// A listing asked for by a test.
+#[cfg(test)]
+pub(super) fn list_now(indexes: &Indexes, disk: usize, listing: Listing) -> Page {
+    let (reply, answer) = oneshot::channel();
+    indexes.send(disk, Task::List(Box::new(listing), reply));
+    let mut answer = std::pin::pin!(answer);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(page) = answer.as_mut().poll(&mut context) {
+            return page.unwrap().unwrap();
+        }
+        thread::yield_now();
+    }
+}
+
 /// The thread's state. Without a database the index is behind: changes pass it by, and it catches up from the slots.
 struct Keeper {
     disk: usize,

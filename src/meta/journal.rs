@@ -352,6 +352,12 @@ impl Journal {
         Ok(Arc::clone(&current.segment))
     }
 
+    /// Where the next frame of the segment begins.
+    #[cfg(test)]
+    pub(super) fn position(&self) -> u64 {
+        self.current.as_ref().map_or(0, |current| current.at)
+    }
+
     /// Begins a segment: its name and its length are on disk when this returns.
     fn begin(&self) -> io::Result<Current> {
         let epoch = self.shared.epoch.fetch_add(1, Ordering::Relaxed);

@@ -14,6 +14,8 @@ mod index_db;
 pub mod journal;
 mod op;
 mod pending;
+#[cfg(test)]
+mod power_cut;
 mod query;
 mod queue;
 pub mod reader;

@@ -253,6 +253,9 @@ pub(super) fn set_synced(db: &Connection, synced: bool) -> rusqlite::Result<()> 
 }
 
 fn prepare_writer(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+    // First of all, since a database that cannot be opened is closed, too: nobody knows then what its log would do to it.
+    // And closing one to make room for another must not cost syncs; its log is read at the next opening.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     db.busy_timeout(Duration::from_secs(5))?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     set_synced(db, durability == Durability::Full)?;
@@ -262,8 +265,6 @@ fn prepare_writer(db: &Connection, durability: Durability) -> rusqlite::Result<(
     plan_once(db)?;
     db.pragma_update(None, "journal_size_limit", 1 << 20)?;
     db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
-    // Closing a database to make room for another must not cost syncs; its log is read at the next opening.
-    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
 }
