@@ -124,12 +124,38 @@ pub const READER_QUEUE: usize = 1024;
 pub const COMMIT_BATCH: usize = 256;
 /// Batches of changes waiting for one disk's listing index.
 pub const INDEX_QUEUE: usize = 1024;
-/// Databases open at once per core and kind (writer, reader); up to 0.4 MiB each in use.
-pub const OPEN_DATABASES: usize = 512;
 /// Chunk files that one core keeps open for reading.
 pub const OPEN_CHUNKS: usize = 256;
 /// Time after which a chunk file that nobody reads is closed, so that the space of a dropped one comes back.
 pub const OPEN_CHUNK_IDLE: Duration = Duration::from_secs(5);
+/// Slots in a batch from which on the journal is worth it: below, each is committed to its own database at once.
+pub const JOURNAL_SLOTS: usize = 3;
+/// Bytes of a segment of the journal.
+pub const JOURNAL_SEGMENT: u64 = 64 << 20;
+/// Segments per disk and writer that may wait for their records to reach the databases; and spare ones kept per disk.
+pub const JOURNAL_SEGMENTS: usize = 4;
+/// Largest record in the journal; what is larger is committed to its database at once.
+pub const RECORD_MAX: usize = 128 << 10;
+/// Free space of a disk below which the journal takes nothing: what is in it must fit the databases.
+pub const JOURNAL_FREE: u64 = 2 << 30;
+/// Records of one writer that are in the journal and not in their databases: how many, and their bytes.
+pub const PENDING_RECORDS: usize = 16 << 10;
+/// See above.
+pub const PENDING_BYTES: usize = 64 << 20;
+/// Records of one slot among them.
+pub const PENDING_PER_SLOT: usize = 256;
+/// How long a writer has nothing to do before it brings such records to their databases unasked.
+pub const QUIET: Duration = Duration::from_millis(5);
+/// Slots whose records go to their databases in one round, by [`SETTLERS`] threads, since much of it is waiting.
+pub const SETTLE_ROUND: usize = 32;
+/// Threads of such a round; also slots that are born at once.
+pub const SETTLERS: usize = 8;
+/// Changes that a listing index gathers before it writes them unasked.
+pub const INDEX_GATHER: usize = 1024;
+/// Databases that all writers keep open together, all slots' where files allow; 0.2 MiB each in use.
+pub const WRITER_DATABASES: usize = SLOTS as usize;
+/// Databases that all readers keep open together.
+pub const READER_DATABASES: usize = 1024;
 /// Chunks of an upload whose checksums are held in memory before they are staged in the database.
 pub const STAGE_CHUNKS: usize = 16;
 /// Threads for blocking file steps (create, sync, rename, remove), per core.
@@ -240,6 +266,8 @@ const _: () = {
         "the rings are charged no more"
     );
     assert!(ZERO_COPY_HELD < BLOCKS_HELD, "who does not acknowledge leaves blocks to the others");
+    assert!((COMMIT_BATCH * RECORD_MAX + DIRECT_ALIGN) as u64 <= JOURNAL_SEGMENT, "a batch fits a segment");
+    assert!(INLINE_MAX as usize * 2 <= RECORD_MAX, "a blob that lives in the database fits a record");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
     assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");

@@ -23,8 +23,9 @@ use crate::config::{Config, Io};
 use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
-use crate::limits::{BLOCKS_HELD, CONNECTIONS_PER_CORE, OPEN_DATABASES, RING_MEMORY};
+use crate::limits::{BLOCKS_HELD, CONNECTIONS_PER_CORE, READER_DATABASES, RING_MEMORY, WRITER_DATABASES};
 use crate::meta::index::Indexes;
+use crate::meta::journal::Journals;
 use crate::meta::reader::Readers;
 use crate::meta::schema::{self, Durability};
 use crate::meta::slots::{Slots, State};
@@ -97,9 +98,12 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     join(metadata.databases);
     node.indexes.close();
     join(metadata.indexes);
+    metadata.journals.close();
+    // What is left in a journal is for the next start to read.
+    let settled = metadata.recyclers.into_iter().all(|recycler| recycler.join().is_ok_and(|empty| empty));
     // A commit that failed, or a check that never came to pass, may have left a log that is not on disk.
     let in_doubt = Slot::all().any(|slot| matches!(node.slots.state(slot), State::Failed | State::Unchecked));
-    if config.storage.durability == Durability::Full && !in_doubt {
+    if config.storage.durability == Durability::Full && settled && !in_doubt {
         node.disks.iter().for_each(|disk| disk.rest());
     }
     outcome
@@ -117,6 +121,8 @@ fn join(threads: Vec<JoinHandle<()>>) {
 struct Metadata {
     databases: Vec<JoinHandle<()>>,
     indexes: Vec<JoinHandle<()>>,
+    journals: Journals,
+    recyclers: Vec<JoinHandle<bool>>,
 }
 
 /// Everything that the cores share, and the metadata threads behind it.
@@ -136,7 +142,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         sync_logs: durability == Durability::Full && !disks.iter().all(Disk::was_clean),
         keep_versions: config.storage.keep_versions,
         ballast: Arc::clone(&ballast),
-        open_databases: shares.databases,
+        open_databases: shares.writers,
     };
     if durability == Durability::Relaxed {
         // The slots may have lost what an index has seen.
@@ -144,8 +150,11 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
     }
     let describe = |error: io::Error| format!("cannot start the metadata threads: {error}");
     let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).map_err(describe)?;
-    let (readers, reading) = Readers::start(&slots, &ballast, shares.databases, cores).map_err(describe)?;
-    let (writers, writing) = Writers::start(&slots, &indexes, &rules, cores).map_err(describe)?;
+    let (journals, recovered, recyclers) = Journals::start(&roots, durability == Durability::Full, cores)?;
+    let (writers, writing) =
+        Writers::start(&slots, &indexes, &rules, &journals, recovered, cores).map_err(describe)?;
+    let (readers, reading) =
+        Readers::start(&slots, &writers, &ballast, shares.readers, cores).map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
     let node = Node {
         run_id: Ulid::generate().to_string()[16..].to_lowercase(),
@@ -165,7 +174,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),
     };
-    Ok((Arc::new(node), Metadata { databases, indexes: indexing }))
+    Ok((Arc::new(node), Metadata { databases, indexes: indexing, journals, recyclers }))
 }
 
 /// The slots and what is on disk of each.
@@ -196,10 +205,12 @@ fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
     Ok(slots)
 }
 
-/// How the files that a process may open are shared out: a quarter for databases, with three files each, of readers and
-/// writers; five eighths for connections; a sixteenth for chunks kept open, and the rest for those being written.
+/// How the files that a process may open are shared out: three eighths for databases, with three files each, most of
+/// them to writers, which want all slots open; nine sixteenths for connections; half of the rest for chunks kept open, and
+/// half for those being written.
 struct FileShares {
-    databases: usize,
+    writers: usize,
+    readers: usize,
     connections: usize,
     chunks: usize,
 }
@@ -207,10 +218,13 @@ struct FileShares {
 impl FileShares {
     fn of(cores: usize) -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) as usize;
+        let databases = files / 8;
+        let writers = (databases / 10 * 9).min(WRITER_DATABASES);
         Self {
-            databases: (files / 4 / 6 / cores).clamp(8, OPEN_DATABASES),
-            chunks: (files / 16 / cores).max(8),
-            connections: (files / 8 * 5).clamp(8, CONNECTIONS_PER_CORE * cores),
+            writers: writers.div_ceil(cores).max(8),
+            readers: ((databases - writers).min(READER_DATABASES) / cores).max(8),
+            chunks: (files / 32 / cores).max(8),
+            connections: (files / 16 * 9).clamp(8, CONNECTIONS_PER_CORE * cores),
         }
     }
 }

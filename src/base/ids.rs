@@ -15,7 +15,12 @@ impl BlobId {
         Self(Ulid::generate())
     }
 
-    /// As a number, for keys in memory.
+    /// An identity from its number.
+    pub fn from_u128(number: u128) -> Self {
+        Self(Ulid(number))
+    }
+
+    /// As a number, for keys in memory and records.
     pub fn to_u128(self) -> u128 {
         self.0.0
     }

@@ -52,6 +52,11 @@ pub(super) fn check(conditions: &Conditions, current: Option<&BlobMeta>) -> Resu
     }
 }
 
+/// The answer to a PUT without a version after the last one.
+pub(super) fn no_version_left(path: &str) -> Error {
+    Error::new(Code::VersionConflict, format!("'{path}' has the highest version there can be"))
+}
+
 /// What a PUT will be refused for whatever its bytes are.
 pub(super) fn admit(
     db: &Connection,
@@ -70,9 +75,7 @@ pub(super) fn admit(
                 "version {version} of '{path}' was deleted and its number is not given again: use a higher one"
             ),
         ),
-        (None, Some(record)) if record.version >= NUMBER_MAX => {
-            refuse(Code::VersionConflict, format!("'{path}' has the highest version there can be"))
-        }
+        (None, Some(record)) if record.version >= NUMBER_MAX => Err(no_version_left(path).into()),
         _ => check(conditions, live(current.as_ref())),
     }
 }
@@ -106,25 +109,6 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
         }
         None => query::next_row(db)?,
     };
-    db.prepare_cached(
-        "INSERT INTO blobs (pk, path, version, blob_id, size, created_at, seq, headers, chunks)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?
-    .execute((
-        row.0,
-        &new.path,
-        version,
-        new.blob_id.to_string(),
-        new.size,
-        moment.now.to_string(),
-        moment.seq,
-        &new.headers,
-        chunk_list(&new.chunks, new.size),
-    ))?;
-    insert_parts(db, row, &new.parts)?;
-    if moment.keep_versions > 0 {
-        tombstone_old(db, &new.path, row, moment)?;
-    }
     let record = BlobMeta {
         row,
         version,
@@ -134,7 +118,31 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
         tombstoned_at: None,
         headers: new.headers.clone(),
     };
+    insert(db, &record, new, moment.seq)?;
+    if moment.keep_versions > 0 {
+        tombstone_old(db, &new.path, row, moment)?;
+    }
     Ok(Stored { record, created: true })
+}
+
+/// The rows of a version whose number and place are chosen.
+pub(super) fn insert(db: &Connection, record: &BlobMeta, new: &NewBlob, seq: u64) -> rusqlite::Result<()> {
+    db.prepare_cached(
+        "INSERT INTO blobs (pk, path, version, blob_id, size, created_at, seq, headers, chunks)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?
+    .execute((
+        record.row.0,
+        &new.path,
+        record.version,
+        record.blob_id.to_string(),
+        record.size,
+        record.created_at.to_string(),
+        seq,
+        &record.headers,
+        chunk_list(&new.chunks, new.size),
+    ))?;
+    insert_parts(db, record.row, &new.parts)
 }
 
 /// `[{"id": sha256, "len": bytes}, ...]`
@@ -155,6 +163,9 @@ fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()
     for (number, part) in (parts.first..).zip(&parts.parts) {
         let sums: Vec<u8> = part.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         insert.execute((part_key(row, number), &part.chunk.0[..], sums))?;
+    }
+    if parts.inline.is_empty() {
+        return Ok(());
     }
     let mut insert = db.prepare_cached("INSERT INTO inline_chunks (key, bytes) VALUES (?1, ?2)")?;
     for (number, bytes) in &parts.inline {

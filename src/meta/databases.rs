@@ -7,12 +7,12 @@ use rusqlite::Connection;
 
 use crate::base::slot::Slot;
 
-/// Open connections of one thread.
-pub(super) struct Databases {
-    open: LruCache<Slot, Connection>,
+/// Open connections of one thread, or what it makes of them.
+pub(super) struct Databases<T = Connection> {
+    open: LruCache<Slot, T>,
 }
 
-impl Databases {
+impl<T> Databases<T> {
     /// At most `limit` of them.
     pub(super) fn new(limit: usize) -> Self {
         Self { open: LruCache::new(NonZeroUsize::new(limit).unwrap_or(NonZeroUsize::MIN)) }
@@ -22,9 +22,24 @@ impl Databases {
     pub(super) fn get(
         &mut self,
         slot: Slot,
-        open: impl FnOnce() -> rusqlite::Result<Connection>,
-    ) -> rusqlite::Result<&Connection> {
+        open: impl FnOnce() -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<&T> {
         self.open.try_get_or_insert(slot, open)
+    }
+
+    /// The connection of a slot, if it is open.
+    pub(super) fn peek(&self, slot: Slot) -> Option<&T> {
+        self.open.peek(&slot)
+    }
+
+    /// Takes a slot's connection out, for a while or for good.
+    pub(super) fn take(&mut self, slot: Slot) -> Option<T> {
+        self.open.pop(&slot)
+    }
+
+    /// Puts a connection in.
+    pub(super) fn put(&mut self, slot: Slot, opened: T) {
+        self.open.put(slot, opened);
     }
 
     /// Closes a slot's connection.

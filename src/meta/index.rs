@@ -13,6 +13,7 @@ use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
+use super::queue::recv_within;
 use super::schema::is_damaged;
 use super::slots::{Slots, State};
 use super::types::{Entry, Reply};
@@ -21,9 +22,9 @@ use super::{index_db, query, schema};
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
-use crate::limits::{INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS};
+use crate::limits::{INDEX_GATHER, INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS, QUIET};
 
-pub use super::index_db::{Item, Listing, Page, Seek};
+pub use super::index_db::{Listed, Listing, Page, Seek};
 
 /// What one transaction of a slot changed.
 #[derive(Debug)]
@@ -46,13 +47,13 @@ impl Change {
         if applied == seq {
             return Ok(None);
         }
-        let paths = query::changed_since(db, if reset { 0 } else { applied })?;
-        Ok(Some(Self { slot, seq, reset, entries: query::entries(db, &paths)? }))
+        let entries = query::entries_since(db, if reset { 0 } else { applied })?;
+        Ok(Some(Self { slot, seq, reset, entries }))
     }
 }
 
 enum Task {
-    Change(Change),
+    Changes(Vec<Change>),
     /// A change was lost: catch up.
     Missed(String),
     /// Time for another attempt to catch up.
@@ -129,9 +130,14 @@ impl Indexes {
         self.disks.iter().filter_map(|index| index.applied.get(&number)).copied().max().unwrap_or(0)
     }
 
-    /// Sends a change on its way; waits while the queue is full.
-    pub(super) fn apply(&self, disk: usize, change: Change) {
-        self.send(disk, Task::Change(change));
+    /// Sends changes on their way; waits while the queue is full.
+    pub(super) fn apply(&self, disk: usize, changes: Vec<Change>) {
+        self.send(disk, Task::Changes(changes));
+    }
+
+    /// Whether a disk's index lacks changes and will look for them in the slots' databases.
+    pub(super) fn is_behind(&self, disk: usize) -> bool {
+        self.trouble(disk).is_some()
     }
 
     /// A change cannot be told: the index has to find it out.
@@ -169,6 +175,21 @@ impl Indexes {
     }
 }
 
+/// A listing asked for by a test.
+#[cfg(test)]
+pub(super) fn list_now(indexes: &Indexes, disk: usize, listing: Listing) -> Page {
+    let (reply, answer) = oneshot::channel();
+    indexes.send(disk, Task::List(Box::new(listing), reply));
+    let mut answer = std::pin::pin!(answer);
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    loop {
+        if let std::task::Poll::Ready(page) = answer.as_mut().poll(&mut context) {
+            return page.unwrap().unwrap();
+        }
+        thread::yield_now();
+    }
+}
+
 /// The thread's state. Without a database the index is behind: changes pass it by, and it catches up from the slots.
 struct Keeper {
     disk: usize,
@@ -181,25 +202,35 @@ struct Keeper {
 }
 
 impl Keeper {
-    /// The thread: changes that are waiting go into one transaction.
+    /// The thread: changes are gathered and go into one transaction, when there are enough, when somebody asks for a
+    /// listing, or when no more come.
     fn run(mut self, tasks: &Receiver<Task>) {
-        while let Ok(first) = tasks.recv_blocking() {
-            let mut changes = Vec::new();
-            let mut next = Some(first);
-            let mut listing = None;
-            while let Some(task) = next {
-                match task {
-                    Task::Change(change) => changes.push(change),
-                    Task::Missed(error) => self.fall_behind(&error),
-                    Task::Retry => self.retry(),
-                    Task::List(asked, reply) => {
-                        listing = Some((asked, reply));
-                        break;
+        let mut changes = Vec::new();
+        loop {
+            let next =
+                if changes.is_empty() { tasks.recv_blocking().map(Some) } else { recv_within(tasks, QUIET) };
+            let listing = match next {
+                Ok(Some(Task::Changes(more))) => {
+                    changes.extend(more);
+                    if changes.len() < INDEX_GATHER {
+                        continue;
                     }
+                    None
                 }
-                next = if changes.len() < INDEX_QUEUE { tasks.try_recv().ok() } else { None };
-            }
+                Ok(Some(Task::Missed(error))) => {
+                    self.fall_behind(&error);
+                    continue;
+                }
+                Ok(Some(Task::Retry)) => {
+                    self.retry();
+                    continue;
+                }
+                Ok(Some(Task::List(asked, reply))) => Some((asked, reply)),
+                Ok(None) => None,
+                Err(_) => return self.apply(&changes),
+            };
             self.apply(&changes);
+            changes.clear();
             if let Some((asked, reply)) = listing {
                 // An asker that is gone needs no answer.
                 let _ = reply.send(self.list(&asked));
@@ -280,6 +311,9 @@ impl Keeper {
         let caught_up = Slot::all()
             .filter(|slot| self.slots.disk(*slot) == self.disk && self.slots.state(*slot) == State::Ready)
             .try_for_each(|slot| {
+                if self.slots.is_pending(slot) {
+                    return Err(query::busy());
+                }
                 let seen = applied.get(&(slot.index() as u16)).copied().unwrap_or(0);
                 let since =
                     schema::open_reader(self.slots.dir(slot)).and_then(|db| Change::since(&db, slot, seen));

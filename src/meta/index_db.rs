@@ -5,12 +5,13 @@
 //! wrong, and catches up from the slots. A damaged index is thrown away and made again.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::path::Path;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, ToSql};
 
-use super::schema::is_damaged;
+use super::schema::{is_damaged, plan_once};
 use super::types::Entry;
 use crate::base::slot::Slot;
 
@@ -72,40 +73,115 @@ impl ToSql for Seek {
     }
 }
 
-/// One line of a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Item {
-    /// A path.
-    Path(Entry),
-    /// The common prefix of one or more paths.
-    Prefix(String),
-}
-
-impl Item {
-    /// The text it is sorted by.
-    pub fn key(&self) -> &str {
-        match self {
-            Self::Path(entry) => &entry.path,
-            Self::Prefix(prefix) => prefix,
-        }
-    }
-
-    /// The place right after it.
-    pub fn after(&self) -> Seek {
-        match self {
-            Self::Path(entry) => Seek::after_path(&entry.path),
-            Self::Prefix(prefix) => Seek::after_prefix(prefix),
-        }
-    }
-}
-
-/// A stretch of a listing.
+/// A stretch of a listing: lines in byte order of their keys, paths with their JSON, which is made where the rows are
+/// read, so that nobody copies it entry by entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Lines in byte order.
-    pub items: Vec<Item>,
+    keys: String,
+    json: Vec<u8>,
+    lines: Vec<Line>,
     /// Where the listing goes on; none: this was the end.
     pub next: Option<Seek>,
+}
+
+/// Where a line ends in the page's keys and JSON; it begins where the one before ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Line {
+    key: usize,
+    json: usize,
+}
+
+impl Page {
+    /// Lines.
+    pub fn len(&self) -> usize {
+        self.lines.len()
+    }
+
+    /// Whether there is no line.
+    pub fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    fn begin(&self, line: usize) -> Line {
+        line.checked_sub(1).map_or(Line { key: 0, json: 0 }, |before| self.lines[before])
+    }
+
+    /// The text a line is sorted by: a path, or a common prefix of paths.
+    pub fn key(&self, line: usize) -> &str {
+        &self.keys[self.begin(line).key..self.lines[line].key]
+    }
+
+    /// The JSON of a path, an object; empty for a common prefix.
+    pub fn json(&self, line: usize) -> &[u8] {
+        &self.json[self.begin(line).json..self.lines[line].json]
+    }
+
+    /// The place right after a line.
+    pub fn after(&self, line: usize) -> Seek {
+        if self.json(line).is_empty() {
+            Seek::after_prefix(self.key(line))
+        } else {
+            Seek::after_path(self.key(line))
+        }
+    }
+
+    fn end_line(&mut self, key: &str) {
+        self.keys.push_str(key);
+        self.lines.push(Line { key: self.keys.len(), json: self.json.len() });
+    }
+
+    /// Adds a common prefix.
+    pub fn push_prefix(&mut self, prefix: &str) {
+        self.end_line(prefix);
+    }
+
+    /// Adds a path.
+    pub fn push_path(&mut self, entry: &Listed<'_>) {
+        let json = &mut self.json;
+        json.extend_from_slice(b"{\"path\":");
+        push_text(json, entry.path);
+        // Writing to a vector cannot fail.
+        let _ = write!(json, ",\"version\":{},\"blob_id\":", entry.version);
+        push_text(json, entry.blob_id);
+        let _ = write!(json, ",\"size\":{},\"created_at\":", entry.size);
+        push_text(json, entry.created_at);
+        json.extend_from_slice(b",\"tombstoned_at\":");
+        match entry.tombstoned_at {
+            Some(time) => push_text(json, time),
+            None => json.extend_from_slice(b"null"),
+        }
+        json.push(b'}');
+        self.end_line(entry.path);
+    }
+}
+
+/// A path as it is listed.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed<'a> {
+    /// The path.
+    pub path: &'a str,
+    /// Its newest version.
+    pub version: u64,
+    /// Identity of that version.
+    pub blob_id: &'a str,
+    /// Bytes.
+    pub size: u64,
+    /// RFC 3339.
+    pub created_at: &'a str,
+    /// RFC 3339, when that version is a tombstone.
+    pub tombstoned_at: Option<&'a str>,
+}
+
+/// A JSON string.
+fn push_text(json: &mut Vec<u8>, text: &str) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        json.push(b'"');
+        json.extend_from_slice(text.as_bytes());
+        json.push(b'"');
+    } else {
+        // Neither a text nor a vector makes this fail.
+        let _ = serde_json::to_writer(json, text);
+    }
 }
 
 /// Opens the index of the disk at `root`, and makes it where it is missing or damaged.
@@ -137,6 +213,7 @@ fn try_open(root: &Path) -> Result<Connection> {
     db.pragma_update(None, "synchronous", "NORMAL")?;
     db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     db.pragma_update(None, "journal_size_limit", 16 << 20)?;
+    plan_once(&db)?;
     let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     match (application, version) {
@@ -189,7 +266,7 @@ pub(super) fn reset(db: &Connection, slot: Slot) -> Result<()> {
 pub(super) fn list(db: &Connection, listing: &Listing, steps: usize) -> Result<Page> {
     let end = Seek::after_prefix(&listing.prefix);
     let mut from = listing.from.clone().max(Seek(listing.prefix.clone().into_bytes()));
-    let mut items: Vec<Item> = Vec::new();
+    let mut page = Page::default();
     let mut looked_at = 0;
     let mut select = db.prepare_cached(
         "SELECT path, version, blob_id, size, created_at, tombstoned_at FROM newest
@@ -198,30 +275,31 @@ pub(super) fn list(db: &Connection, listing: &Listing, steps: usize) -> Result<P
     'seek: loop {
         let mut rows = select.query((&from, &end))?;
         while let Some(row) = rows.next()? {
-            if items.len() > listing.limit || looked_at == steps {
-                let path = row.get_ref(0)?.as_str()?;
-                return Ok(Page { items, next: Some(Seek(path.as_bytes().to_vec())) });
+            let path = row.get_ref(0)?.as_str()?;
+            if page.len() > listing.limit || looked_at == steps {
+                page.next = Some(Seek(path.as_bytes().to_vec()));
+                return Ok(page);
             }
             looked_at += 1;
-            if !listing.include_tombstoned && row.get_ref(5)? != ValueRef::Null {
+            let tombstoned_at = row.get_ref(5)?.as_str_or_null()?;
+            if !listing.include_tombstoned && tombstoned_at.is_some() {
                 continue;
             }
-            let path = row.get_ref(0)?.as_str()?;
             if let Some(prefix) = common_prefix(listing, path) {
                 from = Seek::after_prefix(prefix);
-                items.push(Item::Prefix(prefix.to_owned()));
+                page.push_prefix(prefix);
                 continue 'seek;
             }
-            items.push(Item::Path(Entry {
-                path: path.to_owned(),
+            page.push_path(&Listed {
+                path,
                 version: row.get(1)?,
-                blob_id: row.get(2)?,
+                blob_id: row.get_ref(2)?.as_str()?,
                 size: row.get(3)?,
-                created_at: row.get(4)?,
-                tombstoned_at: row.get(5)?,
-            }));
+                created_at: row.get_ref(4)?.as_str()?,
+                tombstoned_at,
+            });
         }
-        return Ok(Page { items, next: None });
+        return Ok(page);
     }
 }
 
@@ -268,7 +346,7 @@ mod tests {
     }
 
     fn keys(page: &Page) -> Vec<&str> {
-        page.items.iter().map(Item::key).collect()
+        (0..page.len()).map(|line| page.key(line)).collect()
     }
 
     #[test]
@@ -295,13 +373,30 @@ mod tests {
         let mut seen = Vec::new();
         for _ in 0..9 {
             let page = list(&db, &listing, 2).unwrap();
-            seen.extend(page.items.iter().map(|item| item.key().to_owned()));
+            seen.extend(keys(&page).into_iter().map(str::to_owned));
             match page.next {
                 Some(next) => listing.from = next,
                 None => break,
             }
         }
         assert_eq!(seen, ["d", "f"]);
+    }
+
+    #[test]
+    fn a_line_is_the_json_of_its_row() {
+        let odd = "a\"b\\c\u{7}\u{e4}";
+        let (_dir, db) = index(&[odd, "z!"]);
+        let page = list(&db, &Listing { include_tombstoned: true, ..listing("", None, 9) }, 9).unwrap();
+        let line = |line| serde_json::from_slice::<serde_json::Value>(page.json(line)).unwrap();
+        let time = "2026-01-01T00:00:00.000Z";
+        let expected = serde_json::json!({ "path": odd, "version": 1, "blob_id": "x", "size": 0, "created_at": time, "tombstoned_at": null });
+        assert_eq!(line(0), expected);
+        assert_eq!(line(1)["tombstoned_at"], time);
+        let order = String::from_utf8(page.json(1).to_vec()).unwrap();
+        assert!(
+            order.starts_with(r#"{"path":"z","version":1,"blob_id":"x","size":0,"created_at":"#),
+            "{order}"
+        );
     }
 
     #[test]

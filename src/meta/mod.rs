@@ -5,13 +5,23 @@
 //! on a ring's thread.
 
 mod apply;
+mod batch;
+mod birth;
+mod commit;
 mod databases;
 pub mod index;
 mod index_db;
+pub mod journal;
 mod op;
+mod pending;
+#[cfg(test)]
+mod power_cut;
 mod query;
+mod queue;
 pub mod reader;
+mod record;
 pub mod schema;
+mod settle;
 pub mod slots;
 pub mod types;
 pub mod writer;

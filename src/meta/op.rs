@@ -11,12 +11,26 @@ use crate::wire::condition::Conditions;
 
 /// What a writer is asked for, and where its answer goes.
 pub(super) enum Op {
-    Birth(Reply<()>),
+    /// The slot is on disk, and its database has all that was acknowledged.
+    Settle(Reply<()>),
     Put(Box<NewBlob>, Reply<Stored>),
-    Stage { staged: Option<Row>, blob_id: BlobId, parts: Parts, reply: Reply<Row> },
+    Stage {
+        staged: Option<Row>,
+        blob_id: BlobId,
+        parts: Parts,
+        reply: Reply<Row>,
+    },
     Abandon(Row),
-    Delete { path: String, which: Which, conditions: Conditions, reply: Reply<BlobMeta> },
-    Dropped { rows: Vec<Row>, reply: Reply<()> },
+    Delete {
+        path: String,
+        which: Which,
+        conditions: Conditions,
+        reply: Reply<BlobMeta>,
+    },
+    Dropped {
+        rows: Vec<Row>,
+        reply: Reply<()>,
+    },
 }
 
 /// What an operation came to, before its commit.
@@ -38,7 +52,7 @@ impl Op {
     /// Makes the change, inside the writer's transaction.
     pub(super) fn apply(&self, db: &Connection, moment: Moment) -> std::result::Result<Answer, Failure> {
         Ok(match self {
-            Self::Birth(_) => Answer::Done,
+            Self::Settle(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
             Self::Stage { staged, blob_id, parts, .. } => {
                 Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
@@ -72,7 +86,7 @@ impl Op {
             let _ = reply.send(result.and_then(|answer| pick(answer).ok_or_else(stopped)));
         }
         match self {
-            Self::Birth(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
+            Self::Settle(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
             Self::Put(_, reply) => {
                 send(
                     reply,

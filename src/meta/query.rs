@@ -26,6 +26,14 @@ pub(super) fn corrupt(what: &str) -> rusqlite::Error {
     )
 }
 
+/// A slot's database does not have everything yet; its writer is bringing it there.
+pub(super) fn busy() -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY),
+        Some("writes are on their way to the slots' databases".to_owned()),
+    )
+}
+
 fn time(text: &str) -> Result<Timestamp> {
     Timestamp::parse(text).ok_or_else(|| corrupt("time"))
 }
@@ -46,6 +54,13 @@ fn record(row: &SqlRow<'_>) -> Result<BlobMeta> {
 pub(super) fn newest(db: &Connection, path: &str) -> Result<Option<BlobMeta>> {
     db.prepare_cached(select_record!("WHERE path = ?1 ORDER BY version DESC LIMIT 1"))?
         .query_row([path], record)
+        .optional()
+}
+
+/// Number of the newest version of a path, tombstoned or not.
+pub(super) fn newest_version(db: &Connection, path: &str) -> Result<Option<u64>> {
+    db.prepare_cached("SELECT version FROM blobs WHERE path = ?1 ORDER BY version DESC LIMIT 1")?
+        .query_row([path], |row| row.get(0))
         .optional()
 }
 
@@ -77,6 +92,11 @@ pub(super) fn entries(db: &Connection, paths: &[String]) -> Result<Vec<Entry>> {
         Ok(newest(db, path)?.map(entry))
     };
     paths.iter().filter_map(|path| entry(path).transpose()).collect()
+}
+
+/// The newest versions of all paths that changed after transaction `seq`.
+pub(super) fn entries_since(db: &Connection, seq: u64) -> Result<Vec<Entry>> {
+    entries(db, &changed_since(db, seq)?)
 }
 
 /// `count` parts from `first` on, with the bytes of those chunks that live in the database.
@@ -193,7 +213,7 @@ pub(super) fn last_seq(db: &Connection) -> Result<u64> {
 }
 
 /// Paths changed after transaction `seq`.
-pub(super) fn changed_since(db: &Connection, seq: u64) -> Result<Vec<String>> {
+fn changed_since(db: &Connection, seq: u64) -> Result<Vec<String>> {
     db.prepare_cached("SELECT DISTINCT path FROM blobs WHERE seq > ?1")?
         .query_map([seq], |row| row.get(0))?
         .collect()

@@ -1,7 +1,7 @@
 //! The metadata readers: one thread per core with read-only connections, for the slots of that core.
 //!
-//! A reader sees what is committed and synced, never what a writer is in the middle of. A database that turns out
-//! damaged takes its slot out of service.
+//! A reader sees what is committed and synced, never what a writer is in the middle of: what the journal has of a slot is
+//! brought to its database first. A database that turns out damaged takes its slot out of service.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -14,7 +14,7 @@ use super::databases::Databases;
 use super::schema;
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, Failure, Reply, Row};
-use super::writer::refusal;
+use super::writer::{Writers, refusal};
 use super::{apply, query};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
@@ -34,7 +34,7 @@ pub struct Found {
     pub parts: Option<Parts1>,
     /// SHA-256 of its only chunk, when it has one.
     pub only_chunk: Option<ChunkId>,
-    /// The slot's generation at which this is true; none if a commit was under way.
+    /// The slot's generation at which this is true; none if a write was under way.
     pub generation: Option<u64>,
 }
 
@@ -55,6 +55,7 @@ enum Question {
 #[derive(Clone)]
 pub struct Readers {
     slots: Arc<Slots>,
+    writers: Writers,
     queues: Vec<Sender<(Slot, Question)>>,
 }
 
@@ -65,6 +66,7 @@ impl Readers {
     /// When a thread cannot be started.
     pub fn start(
         slots: &Arc<Slots>,
+        writers: &Writers,
         ballast: &Arc<Vec<Ballast>>,
         open_databases: usize,
         cores: usize,
@@ -78,7 +80,7 @@ impl Readers {
         };
         let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
         let (queues, threads) = started?.into_iter().unzip();
-        Ok((Self { slots: Arc::clone(slots), queues }, threads))
+        Ok((Self { slots: Arc::clone(slots), writers: writers.clone(), queues }, threads))
     }
 
     /// Takes nothing more; the threads finish what waits and end.
@@ -91,6 +93,7 @@ impl Readers {
     async fn ask<T>(&self, slot: Slot, question: impl FnOnce(Reply<T>) -> Question) -> Result<T> {
         let stopped = || Error::new(Code::Internal, "the metadata reader has stopped; see the server's log");
         self.slots.admit(slot)?;
+        self.writers.settle(slot).await?;
         let (reply, answer) = oneshot::channel();
         let queue = &self.queues[slot.core(self.queues.len())];
         queue.send((slot, question(reply))).await.map_err(|_| stopped())?;
@@ -159,7 +162,9 @@ impl Reader {
     fn answer(&mut self, slot: Slot, question: Question) {
         match question {
             Question::Find { path, version, reply } => {
+                // In this order: what was journaled since has raised the generation, and is not in the database.
                 let generation = self.slots.generation(slot);
+                let generation = generation.filter(|_| !self.slots.is_pending(slot));
                 self.reply(slot, reply, |db| {
                     let Some(db) = db else {
                         return Ok(Found { record: None, parts: None, only_chunk: None, generation });

@@ -2,9 +2,12 @@
 //!
 //! A slot's generation is odd while a commit is under way, in which readers may already see it, and even otherwise. An
 //! answer read at an even generation is good while the generation is the same (a sequence lock, Lameter 2005).
+//!
+//! A slot is pending while its database lacks versions that the journal has: whoever wants to know what the slot holds
+//! has its writer bring them there first.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use crate::base::clock::Timestamp;
@@ -34,6 +37,7 @@ struct Entry {
     disk: usize,
     state: AtomicU8,
     generation: AtomicU64,
+    pending: AtomicBool,
     oldest_tombstone: AtomicI64,
     reason: Mutex<String>,
 }
@@ -51,6 +55,7 @@ impl Slots {
             disk,
             state: AtomicU8::new(state as u8),
             generation: AtomicU64::new(0),
+            pending: AtomicBool::new(false),
             oldest_tombstone: AtomicI64::new(NEVER),
             reason: Mutex::default(),
         };
@@ -85,6 +90,23 @@ impl Slots {
     /// A commit begins, or has ended.
     pub(super) fn step_generation(&self, slot: Slot) {
         self.entry(slot).generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Versions were made that are in the journal and not in the slot's database: the journal is synced, nobody was told.
+    /// In this order, so that whoever finds the new generation also finds that the database does not have it all.
+    pub(super) fn journaled(&self, slot: Slot) {
+        self.entry(slot).pending.store(true, Ordering::SeqCst);
+        self.entry(slot).generation.fetch_add(2, Ordering::SeqCst);
+    }
+
+    /// The slot's database has all that the journal has.
+    pub(super) fn settled(&self, slot: Slot) {
+        self.entry(slot).pending.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the slot's database lacks what the journal has.
+    pub fn is_pending(&self, slot: Slot) -> bool {
+        self.entry(slot).pending.load(Ordering::SeqCst)
     }
 
     pub(super) fn set_ready(&self, slot: Slot) {

@@ -1,7 +1,6 @@
 //! What the metadata threads are asked and what they answer.
 
 use futures_channel::oneshot;
-use serde::Serialize;
 
 use crate::base::clock::Timestamp;
 use crate::base::error::{Error, Result};
@@ -38,6 +37,13 @@ pub struct NewBlob {
     pub headers: String,
     /// Conditions of the request, judged in the same transaction.
     pub conditions: Conditions,
+}
+
+impl NewBlob {
+    /// Whether it just becomes the next version of its path, whatever is there.
+    pub(super) fn is_plain(&self) -> bool {
+        self.version.is_none() && self.conditions.is_empty() && self.staged.is_none()
+    }
 }
 
 /// One version of a path, tombstoned or not.
@@ -91,8 +97,8 @@ pub enum Which {
     All,
 }
 
-/// A row of the listing index, and as JSON a line of a listing: the newest version of a path.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+/// A row of the listing index: the newest version of a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The path.
     pub path: String,

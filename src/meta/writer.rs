@@ -1,33 +1,29 @@
-//! The metadata writers: one thread per core, the only one that changes the databases of that core's slots.
+//! The metadata writers as others see them: one thread per core, the only one that changes the databases of that
+//! core's slots. What the threads do stands in [`super::commit`] and [`super::batch`].
 //!
-//! Group commit: a writer takes what is waiting, and makes the changes of one slot in one transaction. Whoever asked
-//! is answered after the commit is on disk, the slot's generation is raised and the change is on its way to the
-//! listing index. A commit that fails may or may not be on disk: the slot is then out of service until a restart has
-//! read its database again.
+//! Whoever asked is answered after the change is on disk, the slot's generation is raised and the change is on its way
+//! to the listing index.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use async_channel::{Receiver, Sender};
+use async_channel::Sender;
 use futures_channel::oneshot;
-use rusqlite::Connection;
 
-use super::apply::{self, Moment};
-use super::databases::Databases;
-use super::index::{Change, Indexes};
-use super::op::{Answer, Op, stopped};
-use super::query;
-use super::schema::{self, CreateError, Durability, is_damaged, is_full};
+use super::commit::Writer;
+use super::index::Indexes;
+use super::journal::{Journals, Recovered};
+use super::op::{Op, stopped};
+use super::schema::{self, Durability, is_damaged, is_full};
 use super::slots::{Slots, State};
-use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
-use crate::base::clock::Timestamp;
+use super::types::{BlobMeta, NewBlob, Reply, Row, Stored, Which};
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
-use crate::io::steps::create_dir_synced;
-use crate::limits::{COMMIT_BATCH, VACUUM_PAGES, WRITER_QUEUE};
+use crate::limits::WRITER_QUEUE;
 use crate::wire::condition::Conditions;
 
 /// What all writers go by.
@@ -53,7 +49,8 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases.
+    /// Starts a writer thread for each of `cores` cores; each first checks its slots' databases and takes over what
+    /// was `recovered` from the journals.
     ///
     /// # Errors
     /// When a thread cannot be started.
@@ -61,23 +58,25 @@ impl Writers {
         slots: &Arc<Slots>,
         indexes: &Indexes,
         rules: &Rules,
+        journals: &Journals,
+        recovered: Vec<Recovered>,
         cores: usize,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
-        let start = |core: usize| {
+        let mut shares: Vec<HashMap<Slot, Vec<Recovered>>> = (0..cores).map(|_| HashMap::new()).collect();
+        for found in recovered {
+            let slot = found.record.slot;
+            shares[slot.core(cores)].entry(slot).or_default().push(found);
+        }
+        let start = |(core, recovered)| {
             let (queue, ops) = async_channel::bounded(WRITER_QUEUE);
-            let mut writer = Writer {
-                slots: Arc::clone(slots),
-                indexes: indexes.clone(),
-                rules: rules.clone(),
-                databases: Databases::new(rules.open_databases),
-            };
+            let mut writer = Writer::new(slots, indexes, rules, journals, recovered);
             let thread = thread::Builder::new().name(format!("meta-write-{core}")).spawn(move || {
                 Slot::all().filter(|slot| slot.core(cores) == core).for_each(|slot| writer.check(slot));
                 writer.run(&ops);
             })?;
             Ok((queue, thread))
         };
-        let started: std::io::Result<Vec<_>> = (0..cores).map(start).collect();
+        let started: std::io::Result<Vec<_>> = shares.into_iter().enumerate().map(start).collect();
         let (queues, threads) = started?.into_iter().unzip();
         Ok((Self { slots: Arc::clone(slots), queues }, threads))
     }
@@ -103,18 +102,24 @@ impl Writers {
 
     /// Makes sure that the slot is on disk.
     pub async fn birth(&self, slot: Slot) -> Result<()> {
-        if self.slots.state(slot) == State::Unborn {
-            self.ask(slot, Op::Birth).await
+        // One that has all it knows from the journal may not be there yet.
+        if self.slots.state(slot) == State::Unborn || self.slots.is_pending(slot) {
+            self.ask(slot, Op::Settle).await
         } else {
             self.slots.admit(slot)
         }
+    }
+
+    /// Makes sure that the slot's database has everything that was acknowledged.
+    pub(super) async fn settle(&self, slot: Slot) -> Result<()> {
+        if self.slots.is_pending(slot) { self.ask(slot, Op::Settle).await } else { Ok(()) }
     }
 
     /// Looks again at a slot that could not be checked after the start.
     pub async fn recheck(&self, slot: Slot) {
         let (reply, checked) = oneshot::channel();
         // The outcome is the slot's state.
-        if self.queues[slot.core(self.queues.len())].send((slot, Op::Birth(reply))).await.is_ok() {
+        if self.queues[slot.core(self.queues.len())].send((slot, Op::Settle(reply))).await.is_ok() {
             let _ = checked.await;
         }
     }
@@ -166,266 +171,4 @@ pub(super) fn refusal(slots: &Slots, slot: Slot, error: &rusqlite::Error) -> Err
     }
     tracing::warn!(%slot, %error, "a slot cannot be reached for now");
     Error::new(Code::SlotUnavailable, format!("slot {slot} cannot be reached for now: {error}: try again"))
-}
-
-/// A transaction that did not come to pass.
-enum Aborted {
-    /// Before its commit: nothing of it is on disk.
-    Before(rusqlite::Error),
-    /// In its commit: all of it may be on disk, or nothing.
-    InCommit(rusqlite::Error),
-}
-
-struct Writer {
-    slots: Arc<Slots>,
-    indexes: Indexes,
-    rules: Rules,
-    databases: Databases,
-}
-
-impl Writer {
-    /// Takes batches until all askers are gone.
-    fn run(&mut self, ops: &Receiver<(Slot, Op)>) {
-        while let Ok(first) = ops.recv_blocking() {
-            let mut batch = vec![first];
-            while batch.len() < COMMIT_BATCH
-                && let Ok(next) = ops.try_recv()
-            {
-                batch.push(next);
-            }
-            batch.sort_by_key(|(slot, _)| *slot);
-            for group in into_groups(batch) {
-                self.group(group.0, group.1);
-            }
-        }
-    }
-
-    /// Looks at a slot's database after the start: its identity, what a crash left staged, what the index lacks.
-    fn check(&mut self, slot: Slot) {
-        if self.slots.state(slot) != State::Unchecked {
-            return;
-        }
-        match self.try_check(slot) {
-            Ok(()) => self.slots.set_ready(slot),
-            Err(error) => {
-                self.databases.close(slot);
-                // One that is not damaged is looked at again.
-                refusal(&self.slots, slot, &error);
-            }
-        }
-    }
-
-    fn try_check(&mut self, slot: Slot) -> rusqlite::Result<()> {
-        if self.rules.sync_logs
-            && let Err(error) = schema::sync_log(self.slots.dir(slot))
-        {
-            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
-            return Err(rusqlite::Error::SqliteFailure(code, Some(error.to_string())));
-        }
-        let applied = self.indexes.applied(slot);
-        let db = open(&mut self.databases, &self.slots, &self.rules, slot)?;
-        let staged = query::staged(db)?;
-        if !staged.is_empty() {
-            db.execute_batch("BEGIN IMMEDIATE")?;
-            for row in staged {
-                apply::abandon(db, Some(row))?;
-            }
-            db.execute_batch("COMMIT")?;
-        }
-        let oldest = query::oldest_undropped(db)?;
-        let change = Change::since(db, slot, applied)?;
-        self.slots.set_oldest_tombstone(slot, oldest);
-        if let Some(change) = change {
-            self.indexes.apply(self.slots.disk(slot), change);
-        }
-        Ok(())
-    }
-
-    /// Makes the changes of one slot, and answers them.
-    fn group(&mut self, slot: Slot, ops: Vec<Op>) {
-        if let Err(error) = self.bring_up(slot) {
-            return ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
-        }
-        match self.transaction(slot, &ops) {
-            Ok(results) => ops.into_iter().zip(results).for_each(|(op, result)| op.answer(result)),
-            Err(Aborted::Before(error) | Aborted::InCommit(error)) if is_full(&error) => {
-                for op in ops {
-                    let result = self.alone(slot, &op);
-                    op.answer(result);
-                }
-            }
-            Err(Aborted::Before(error)) => {
-                self.databases.close(slot);
-                let error = refusal(&self.slots, slot, &error);
-                for op in ops {
-                    op.answer(Err(error.clone()));
-                }
-            }
-            Err(Aborted::InCommit(error)) => {
-                let unknown = self.in_doubt(slot, &error);
-                for op in ops {
-                    op.answer(Err(unknown.clone()));
-                }
-            }
-        }
-    }
-
-    /// After a commit that may be on disk or not: nobody reads or writes the slot until a restart has read its log.
-    fn in_doubt(&mut self, slot: Slot, error: &rusqlite::Error) -> Error {
-        self.databases.close(slot);
-        self.slots.fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
-        Error::new(
-            Code::OutcomeUnknown,
-            format!("slot {slot}: the commit failed and may or may not be on disk: {error}"),
-        )
-    }
-
-    /// Makes one change by itself, on a disk that is full; what gives space back gets the ballast.
-    fn alone(&mut self, slot: Slot, op: &Op) -> Result<Answer> {
-        let frees = matches!(op, Op::Delete { .. } | Op::Dropped { .. } | Op::Abandon(_));
-        loop {
-            match self.transaction(slot, std::slice::from_ref(op)) {
-                Ok(mut results) => return results.pop().unwrap_or_else(|| Err(stopped())),
-                Err(Aborted::Before(error) | Aborted::InCommit(error)) if is_full(&error) => {
-                    if frees && self.rules.ballast[self.slots.disk(slot)].give_up() {
-                        continue;
-                    }
-                    return Err(refusal(&self.slots, slot, &error));
-                }
-                Err(Aborted::Before(error)) => {
-                    self.databases.close(slot);
-                    return Err(refusal(&self.slots, slot, &error));
-                }
-                Err(Aborted::InCommit(error)) => return Err(self.in_doubt(slot, &error)),
-            }
-        }
-    }
-
-    /// Makes an unborn slot, and refuses one that is out of service.
-    fn bring_up(&mut self, slot: Slot) -> Result<()> {
-        match self.slots.state(slot) {
-            State::Unchecked => self.check(slot),
-            State::Unborn => {
-                let dir = self.slots.dir(slot);
-                let made =
-                    create_dir_synced(dir).map_err(CreateError::from).and_then(|()| schema::create(dir));
-                if let Err(error) = made {
-                    let code = if error.is_full() { Code::DiskFull } else { Code::SlotUnavailable };
-                    return Err(Error::new(code, format!("slot {slot} cannot be made: {error}")));
-                }
-                self.slots.set_ready(slot);
-            }
-            State::Ready | State::Failed => {}
-        }
-        self.slots.admit(slot)
-    }
-
-    /// One transaction for all of `ops`; a refused one changes nothing and does not stop the others.
-    fn transaction(&mut self, slot: Slot, ops: &[Op]) -> std::result::Result<Vec<Result<Answer>>, Aborted> {
-        let db = open(&mut self.databases, &self.slots, &self.rules, slot).map_err(Aborted::Before)?;
-        let made = prepare(db, ops, self.rules.keep_versions);
-        let (results, change) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                roll_back(db);
-                return Err(Aborted::Before(error));
-            }
-        };
-        // Readers may see the commit before this thread knows of it.
-        self.slots.step_generation(slot);
-        let committed = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
-        if committed.is_err() {
-            roll_back(db);
-        }
-        self.slots.step_generation(slot);
-        committed.map_err(Aborted::InCommit)?;
-        if let Some((moment, paths)) = change {
-            if moment.keep_versions > 0 || ops.iter().any(|op| matches!(op, Op::Delete { .. })) {
-                self.slots.note_tombstone(slot, moment.now);
-            }
-            let disk = self.slots.disk(slot);
-            match query::entries(db, &paths) {
-                Ok(entries) => {
-                    self.indexes.apply(disk, Change { slot, seq: moment.seq, reset: false, entries });
-                }
-                Err(error) => self.indexes.miss(disk, &error),
-            }
-        }
-        if ops.iter().any(|op| matches!(op, Op::Dropped { .. })) {
-            shrink(db, &self.slots, &self.rules, slot);
-        }
-        Ok(results)
-    }
-}
-
-/// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
-fn open<'a>(
-    databases: &'a mut Databases,
-    slots: &Slots,
-    rules: &Rules,
-    slot: Slot,
-) -> rusqlite::Result<&'a Connection> {
-    let ballast = &rules.ballast[slots.disk(slot)];
-    databases.get(slot, || ballast.lend(|| schema::open_writer(slots.dir(slot), rules.durability)))
-}
-
-/// After chunks went from the database: gives their pages back to the file system. Nothing depends on it.
-fn shrink(db: &Connection, slots: &Slots, rules: &Rules, slot: Slot) {
-    let shrink = || {
-        slots.set_oldest_tombstone(slot, query::oldest_undropped(db)?);
-        // Each row is one page that went: the statement must be run to its end.
-        let mut vacuum = db.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))?;
-        let mut pages = vacuum.query([])?;
-        while pages.next()?.is_some() {}
-        drop(pages);
-        db.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")
-    };
-    if let Err(error) = rules.ballast[slots.disk(slot)].lend(shrink) {
-        tracing::warn!(%slot, %error, "a database cannot be made smaller for now");
-    }
-}
-
-type Prepared = (Vec<Result<Answer>>, Option<(Moment, Vec<String>)>);
-
-/// Everything of a transaction but its commit: the answers, and which paths changed.
-fn prepare(db: &Connection, ops: &[Op], keep_versions: u64) -> rusqlite::Result<Prepared> {
-    db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
-    let moment = Moment { seq: query::last_seq(db)? + 1, now: Timestamp::now(), keep_versions };
-    let mut changed = Vec::new();
-    let mut results = Vec::with_capacity(ops.len());
-    for op in ops {
-        results.push(match op.apply(db, moment) {
-            Ok(answer) => {
-                if answer.changes_versions() {
-                    changed.extend(op.path().map(str::to_owned));
-                }
-                Ok(answer)
-            }
-            Err(Failure::Refused(error)) => Err(error),
-            Err(Failure::Sql(error)) => return Err(error),
-        });
-    }
-    changed.sort_unstable();
-    changed.dedup();
-    Ok((results, (!changed.is_empty()).then_some((moment, changed))))
-}
-
-fn roll_back(db: &Connection) {
-    if !db.is_autocommit()
-        && let Err(error) = db.execute_batch("ROLLBACK")
-    {
-        tracing::warn!(%error, "rollback failed");
-    }
-}
-
-/// Cuts a batch sorted by slot into one group per slot.
-fn into_groups(batch: Vec<(Slot, Op)>) -> Vec<(Slot, Vec<Op>)> {
-    let mut groups: Vec<(Slot, Vec<Op>)> = Vec::new();
-    for (slot, op) in batch {
-        match groups.last_mut() {
-            Some((last, ops)) if *last == slot => ops.push(op),
-            _ => groups.push((slot, vec![op])),
-        }
-    }
-    groups
 }

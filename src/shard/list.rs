@@ -1,24 +1,23 @@
 //! `GET /objects`: the newest version of each path in byte order, merged from the listing indexes of all disks.
 
-use std::iter::Peekable;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::Serialize;
 
 use super::core::Core;
 use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
-use crate::meta::index::{Item, Listing, Page, Seek};
-use crate::meta::types::Entry;
+use crate::meta::index::{Listing, Page, Seek};
 use crate::wire::query::{Key, Query};
 
-#[derive(Serialize)]
-struct ListAnswer {
-    objects: Vec<Entry>,
+/// A listing's lines from all disks.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Merged {
+    /// JSON of the paths, with a comma after each.
+    objects: Vec<u8>,
     prefixes: Vec<String>,
-    next_cursor: Option<String>,
+    lines: usize,
+    next: Option<Seek>,
 }
 
 /// Entries of the page asked for; more than [`PAGE_MAX`] means that many.
@@ -47,19 +46,40 @@ pub(super) async fn list(core: &Core, query: &Query) -> Handled {
     for disk in 0..core.node.indexes.disks() {
         pages.push(core.node.indexes.list(disk, listing.clone()).await?);
     }
-    let page = merge(pages, listing.limit);
-    let mut answer = ListAnswer {
-        objects: Vec::new(),
-        prefixes: Vec::new(),
-        next_cursor: page.next.as_ref().map(format_cursor),
-    };
-    for item in page.items {
-        match item {
-            Item::Prefix(prefix) => answer.prefixes.push(prefix),
-            Item::Path(entry) => answer.objects.push(entry),
+    Ok(Reply::page_of(merge(&pages, listing.limit).into_json(), share))
+}
+
+impl Merged {
+    fn add(&mut self, page: &Page, line: usize) {
+        let json = page.json(line);
+        self.lines += 1;
+        if json.is_empty() {
+            self.prefixes.push(page.key(line).to_owned());
+        } else {
+            self.objects.extend_from_slice(json);
+            self.objects.push(b',');
         }
     }
-    Ok(Reply::page(&answer, share))
+
+    /// Whether a line is the common prefix that was added last.
+    fn ends_with(&self, page: &Page, line: usize) -> bool {
+        page.json(line).is_empty() && self.prefixes.last().is_some_and(|last| last == page.key(line))
+    }
+
+    fn into_json(mut self) -> Vec<u8> {
+        self.objects.pop();
+        let cursor = self.next.as_ref().map(format_cursor);
+        let mut json = Vec::with_capacity(self.objects.len() + 64);
+        json.extend_from_slice(b"{\"objects\":[");
+        json.append(&mut self.objects);
+        json.extend_from_slice(b"],\"prefixes\":");
+        // Values are written to a vector: nothing can fail.
+        let _ = serde_json::to_writer(&mut json, &self.prefixes);
+        json.extend_from_slice(b",\"next_cursor\":");
+        let _ = serde_json::to_writer(&mut json, &cursor);
+        json.push(b'}');
+        json
+    }
 }
 
 /// A cursor is a place and its checksum, so that rubbish is not taken for a place.
@@ -78,83 +98,112 @@ fn parse_cursor(text: &str) -> Result<Seek, Failure> {
     parse().ok_or_else(|| Error::new(Code::BadRequest, "the cursor is not one of a listing").into())
 }
 
-/// Merges pages of several disks into one of at most `limit` items. What lies beyond the end of a page that goes on
+/// Merges pages of several disks into one of at most `limit` lines. What lies beyond the end of a page that goes on
 /// is not known yet, so the merge ends there.
-fn merge(pages: Vec<Page>, limit: usize) -> Page {
-    let bound = pages.iter().filter_map(|page| page.next.clone()).min();
-    let mut sources: Vec<_> = pages.into_iter().map(|page| page.items.into_iter().peekable()).collect();
-    let mut items: Vec<Item> = Vec::new();
-    while let Some(item) = next_item(&mut sources) {
-        let past = bound.as_ref().is_some_and(|bound| item.after() > *bound);
-        // A common prefix may begin before the bound and reach beyond it: it is listed, and passed as a whole.
-        let across = past && bound.as_ref().is_some_and(|bound| item.key().as_bytes() <= &bound.0[..]);
-        if past && !across {
-            break;
-        }
-        if items.len() == limit {
-            return Page { next: items.last().map(Item::after), items };
-        }
-        if across {
-            let next = Some(item.after());
-            if items.last() != Some(&item) {
-                items.push(item);
-            }
-            return Page { items, next };
-        }
+fn merge(pages: &[Page], limit: usize) -> Merged {
+    let bound = pages.iter().filter_map(|page| page.next.as_ref()).min();
+    let mut at = vec![0; pages.len()];
+    let bytes = pages.iter().map(|page| (0..page.len()).map(|line| page.json(line).len() + 1).sum::<usize>());
+    let mut merged = Merged { objects: Vec::with_capacity(bytes.sum()), ..Merged::default() };
+    while let Some(disk) = smallest(pages, &at) {
+        let (page, line) = (&pages[disk], at[disk]);
+        at[disk] += 1;
         // Several disks may have paths under one common prefix.
-        if items.last() != Some(&item) {
-            items.push(item);
+        let double = merged.ends_with(page, line);
+        if let Some(bound) = bound
+            && page.after(line) > *bound
+        {
+            // A common prefix may begin before the bound and reach beyond it: it is listed, and passed as a whole.
+            if page.key(line).as_bytes() > &bound.0[..] {
+                break;
+            }
+            if merged.lines < limit || double {
+                merged.next = Some(page.after(line));
+                if !double {
+                    merged.add(page, line);
+                }
+                return merged;
+            }
         }
+        if merged.lines == limit {
+            return merged;
+        }
+        if !double {
+            merged.add(page, line);
+        }
+        merged.next = Some(page.after(line));
     }
-    Page { items, next: bound }
+    merged.next = bound.cloned();
+    merged
 }
 
-fn next_item(sources: &mut [Peekable<impl Iterator<Item = Item>>]) -> Option<Item> {
-    let keyed =
-        sources.iter_mut().enumerate().filter_map(|(i, source)| Some((source.peek()?.key().to_owned(), i)));
-    let (_, smallest) = keyed.min()?;
-    sources[smallest].next()
+/// The disk whose next line comes first.
+fn smallest(pages: &[Page], at: &[usize]) -> Option<usize> {
+    let ahead = (0..pages.len()).filter(|disk| at[*disk] < pages[*disk].len());
+    ahead.min_by_key(|disk| pages[*disk].key(at[*disk]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::meta::index::Listed;
 
-    fn prefix(text: &str) -> Item {
-        Item::Prefix(text.to_owned())
+    fn page(prefixes: &[&str], next: Option<&str>) -> Page {
+        let mut page = Page::default();
+        prefixes.iter().for_each(|prefix| page.push_prefix(prefix));
+        page.next = next.map(|next| Seek(next.into()));
+        page
     }
 
-    fn page(items: &[&str], next: Option<&str>) -> Page {
-        Page {
-            items: items.iter().map(|item| prefix(item)).collect(),
-            next: next.map(|next| Seek(next.into())),
-        }
+    fn merged(prefixes: &[&str], next: Option<Seek>) -> Merged {
+        let prefixes: Vec<String> = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
+        Merged { objects: Vec::new(), lines: prefixes.len(), prefixes, next }
     }
 
     #[test]
     fn disks_are_merged_in_order_without_doubles() {
-        let merged = merge(vec![page(&["a/", "c/"], None), page(&["a/", "b/"], None), page(&[], None)], 9);
-        assert_eq!(merged, page(&["a/", "b/", "c/"], None));
+        let merge = merge(&[page(&["a/", "c/"], None), page(&["a/", "b/"], None), page(&[], None)], 9);
+        assert_eq!(merge, merged(&["a/", "b/", "c/"], None));
     }
 
     #[test]
     fn nothing_is_listed_beyond_what_every_disk_has_looked_at() {
-        let merged = merge(vec![page(&["a/", "x/"], None), page(&["b/"], Some("c"))], 9);
-        assert_eq!(merged, page(&["a/", "b/"], Some("c")), "there may be a d/ on the second disk");
+        let merge = merge(&[page(&["a/", "x/"], None), page(&["b/"], Some("c"))], 9);
+        let expected = merged(&["a/", "b/"], Some(Seek("c".into())));
+        assert_eq!(merge, expected, "there may be a d/ on the second disk");
     }
 
     #[test]
     fn a_prefix_across_the_end_of_a_scan_is_listed_once() {
-        let merged = merge(vec![page(&["a/"], None), page(&[], Some("a/5"))], 9);
-        assert_eq!(merged, Page { items: vec![prefix("a/")], next: Some(Seek::after_prefix("a/")) });
+        let merge = merge(&[page(&["a/"], None), page(&[], Some("a/5"))], 9);
+        assert_eq!(merge, merged(&["a/"], Some(Seek::after_prefix("a/"))));
     }
 
     #[test]
     fn a_full_page_goes_on_after_its_last_item() {
-        let merged = merge(vec![page(&["a/", "c/"], None), page(&["b/"], None)], 2);
-        assert_eq!(
-            merged,
-            Page { items: vec![prefix("a/"), prefix("b/")], next: Some(Seek::after_prefix("b/")) }
-        );
+        let merge = merge(&[page(&["a/", "c/"], None), page(&["b/"], None)], 2);
+        assert_eq!(merge, merged(&["a/", "b/"], Some(Seek::after_prefix("b/"))));
+    }
+
+    #[test]
+    fn an_answer_is_json_with_and_without_paths() {
+        let mut paths = page(&["a/"], None);
+        for path in ["b", "c"] {
+            paths.push_path(&Listed {
+                path,
+                version: 7,
+                blob_id: "x",
+                size: 9,
+                created_at: "t",
+                tombstoned_at: None,
+            });
+        }
+        for (limit, objects) in [(9, 2), (2, 1), (1, 0)] {
+            let json = merge(std::slice::from_ref(&paths), limit).into_json();
+            let answer: serde_json::Value = serde_json::from_slice(&json).unwrap();
+            assert_eq!(answer["objects"].as_array().unwrap().len(), objects);
+            assert_eq!(answer["prefixes"], serde_json::json!(["a/"]));
+            assert_eq!(answer["next_cursor"].is_null(), limit == 9, "{answer}");
+        }
     }
 }

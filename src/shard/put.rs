@@ -22,7 +22,8 @@ use crate::io::budget::Share;
 use crate::io::buffer::Buffer;
 use crate::io::file::on_storage_thread;
 use crate::limits::{
-    BLOB_MAX, BUFFER_MAX, BUFFER_MIN, BUFFER_WAIT, FAST_FILL, GRANULE_SIZE, STAGE_CHUNKS, WRITES_IN_FLIGHT,
+    BLOB_MAX, BUFFER_MAX, BUFFER_MIN, BUFFER_WAIT, FAST_FILL, GRANULE_SIZE, INLINE_MAX, STAGE_CHUNKS,
+    WRITES_IN_FLIGHT,
 };
 use crate::meta::types::{NewBlob, Row, Stored};
 use crate::wire::condition::Conditions;
@@ -117,7 +118,10 @@ async fn admit(core: &Core, head: &Head, path: BlobPath, query: &Query) -> Resul
     if version.is_some() || !conditions.is_empty() {
         core.node.readers.admit(slot, &path, version, &conditions).await?;
     }
-    core.node.writers.birth(slot).await?;
+    // A small blob makes no file: its commit makes the slot.
+    if head.framing == Framing::Chunked || length > INLINE_MAX {
+        core.node.writers.birth(slot).await?;
+    }
     Ok(Request { path, slot, version, conditions, headers, digests })
 }
 

@@ -49,11 +49,16 @@ impl Reply {
 
     /// A listing.
     pub(super) fn page(value: &impl Serialize, share: Share) -> Self {
-        let mut reply = Self::json(200, value);
-        if let ReplyBody::Bytes(bytes) = reply.body {
-            reply.body = ReplyBody::Page(bytes, share);
-        }
-        reply
+        // See below.
+        Self::page_of(serde_json::to_vec(value).unwrap_or_default(), share)
+    }
+
+    /// A listing that is JSON already.
+    pub(super) fn page_of(body: Vec<u8>, share: Share) -> Self {
+        let head = ResponseHead::new(200)
+            .header("Content-Type", "application/json")
+            .header("Content-Length", body.len());
+        Self { status: 200, head, body: ReplyBody::Page(body, share) }
     }
 
     /// A JSON response with more fields.

@@ -24,7 +24,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::support::wait_until;
 
 const CALLS: &str = "openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,link,linkat,unlink,unlinkat,fallocate,\
-                     ftruncate,truncate,fsync,fdatasync,write,pwrite64,pwritev,pwritev2";
+                     ftruncate,truncate,fsync,fdatasync,syncfs,write,pwrite64,pwritev,pwritev2";
 /// `strace` must have attached, or let go, within this.
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -44,6 +44,8 @@ pub enum Step<D> {
     Unlink,
     /// fsync, or fdatasync: which is enough for data whose length was set before.
     Sync,
+    /// syncfs: everything on the file system of the event's path.
+    SyncAll,
     /// The client is about to send a request.
     Asked,
     /// The client has its answer.
@@ -57,6 +59,8 @@ pub struct Event<D> {
     pub path: PathBuf,
     pub begun: usize,
     pub done: usize,
+    /// Bytes that were written.
+    pub bytes: u64,
 }
 
 /// A moment of the clock that stamps the trace, in microseconds since 1970.
@@ -94,11 +98,31 @@ pub struct Tracer {
 impl Tracer {
     /// Attaches to all threads of `pid`, or says why that is not possible here.
     pub fn attach(pid: u32, home: &Path) -> Result<Self, String> {
+        Self::attach_with(pid, home, &[&format!("trace={CALLS}")], None)
+    }
+
+    /// Makes every sync of one file fail from now on.
+    pub fn fail_syncs(pid: u32, home: &Path, file: &Path) -> Result<Self, String> {
+        Self::attach_with(
+            pid,
+            home,
+            &["trace=fsync,fdatasync", "inject=fsync,fdatasync:error=EIO"],
+            Some(file),
+        )
+    }
+
+    fn attach_with(pid: u32, home: &Path, rules: &[&str], file: Option<&Path>) -> Result<Self, String> {
         let lines = home.join("strace.out");
         let notes = home.join("strace.err");
         let mut command = Command::new("strace");
-        command.args(["-f", "-y", "-ttt", "-T", "-e"]).arg(format!("trace={CALLS}"));
-        command.args(["-e", "signal=none", "-o"]).arg(&lines).arg("-p").arg(pid.to_string());
+        command.args(["-f", "-y", "-ttt", "-T", "-e", "signal=none"]);
+        for rule in rules {
+            command.args(["-e", rule]);
+        }
+        if let Some(file) = file {
+            command.arg("-P").arg(file);
+        }
+        command.arg("-o").arg(&lines).arg("-p").arg(pid.to_string());
         let stderr = File::create(&notes).expect("a file for what strace says");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = super::support::process::spawn(command).map_err(|error| format!("strace: {error}"))?;
@@ -161,9 +185,9 @@ pub fn parse<D: Clone>(lines: &str, exchanges: &[Exchange<D>]) -> Vec<Event<D>> 
     let mut events: Vec<Event<D>> = calls.iter().flat_map(event).collect();
     for exchange in exchanges {
         let (asked, answered) = (place(exchange.asked), place(exchange.answered));
-        events.push(Event { step: Step::Asked, path: PathBuf::new(), begun: asked, done: asked });
+        events.push(Event { step: Step::Asked, path: PathBuf::new(), begun: asked, done: asked, bytes: 0 });
         let step = Step::Answered(exchange.deed.clone());
-        events.push(Event { step, path: PathBuf::new(), begun: answered, done: answered });
+        events.push(Event { step, path: PathBuf::new(), begun: answered, done: answered, bytes: 0 });
     }
     events.sort_by_key(|event| event.done);
     events
@@ -221,10 +245,12 @@ fn event<D>(call: &Call) -> Option<Event<D>> {
         "fallocate" => (Step::Allocate, dirs.first()?.clone()),
         "ftruncate" => (Step::Truncate, dirs.first()?.clone()),
         "fsync" | "fdatasync" => (Step::Sync, dirs.first()?.clone()),
+        "syncfs" => (Step::SyncAll, dirs.first()?.clone()),
         "write" | "pwrite64" | "pwritev" | "pwritev2" => (Step::Write, dirs.first()?.clone()),
         _ => return None,
     };
-    Some(Event { step, path, begun: call.begun.0, done: call.done.0 })
+    let bytes = if matches!(step, Step::Write) { call.result.parse().unwrap_or(0) } else { 0 };
+    Some(Event { step, path, begun: call.begun.0, done: call.done.0, bytes })
 }
 
 /// The arguments in double quotes, taken literally: the paths of these tests need no escapes.
