@@ -144,6 +144,8 @@ pub const PENDING_RECORDS: usize = 16 << 10;
 pub const PENDING_BYTES: usize = 64 << 20;
 /// Records of one slot among them.
 pub const PENDING_PER_SLOT: usize = 256;
+/// Versions of a slot up to which its writer remembers hashes of their paths: 8 to 16 bytes each.
+pub const REMEMBERED_PATHS: usize = 2048;
 /// How long a writer has nothing to do before it brings such records to their databases unasked.
 pub const QUIET: Duration = Duration::from_millis(5);
 /// Slots whose records go to their databases in one round, by [`SETTLERS`] threads, since much of it is waiting.

@@ -6,7 +6,7 @@
 //! database would have decided, because its rows and the pending ones are all there is. Whatever is not a plain PUT, and
 //! every PUT while few slots are written to, goes to the database at once ([`super::commit`]).
 
-use super::commit::{Cursor, Writer};
+use super::commit::{Cursor, Opened, Writer};
 use super::index::Change;
 use super::journal::Failed;
 use super::op::Op;
@@ -195,7 +195,18 @@ impl Writer {
 
     /// The newest version of a path in the slot's database.
     fn stored_version(&mut self, slot: Slot, path: &str) -> rusqlite::Result<Option<u64>> {
-        if self.slots.state(slot) == State::Unborn || self.unborn.contains(&slot) {
+        let on_disk = self.slots.state(slot) != State::Unborn && !self.unborn.contains(&slot);
+        if !self.absent.knows(slot) {
+            if on_disk {
+                self.open(slot, false)?;
+            }
+            let db = self.databases.peek(slot).map(Opened::db).filter(|_| on_disk);
+            self.absent.learn(slot, db)?;
+            self.pending.of(slot).iter().for_each(|held| self.absent.note(slot, &held.record.blob.path));
+        }
+        let is_new = self.absent.is_absent(slot, path);
+        self.absent.note(slot, path);
+        if is_new || !on_disk {
             return Ok(None);
         }
         query::newest_version(self.open(slot, false)?.db(), path)

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use async_channel::Receiver;
 use rusqlite::Connection;
 
+use super::absent::Absent;
 use super::apply::{self, Moment};
 use super::databases::Databases;
 use super::index::{Change, Indexes};
@@ -68,6 +69,7 @@ pub(super) struct Writer {
     /// Slots that are in service and have nothing but records in the journal.
     pub(super) unborn: HashSet<Slot>,
     pub(super) cursors: HashMap<Slot, Cursor>,
+    pub(super) absent: Absent,
     /// What the last run left in the journals, of slots that were not looked at yet.
     recovered: HashMap<Slot, Vec<Recovered>>,
 }
@@ -95,6 +97,7 @@ impl Writer {
             pending: Pending::default(),
             unborn: HashSet::new(),
             cursors: HashMap::new(),
+            absent: Absent::default(),
             recovered,
         }
     }
@@ -217,6 +220,7 @@ impl Writer {
         }
         // They change in ways that the cursor does not follow.
         self.cursors.remove(&slot);
+        ops.iter().filter_map(Op::path).for_each(|path| self.absent.note(slot, path));
         match self.transaction(slot, &ops) {
             Ok(results) => ops.into_iter().zip(results).for_each(|(op, result)| op.answer(result)),
             Err(Aborted::Before(error) | Aborted::InCommit(error)) if is_full(&error) => {

@@ -4,6 +4,7 @@
 //! a slot whose database is damaged is out of service, and no other slot is. SQLite runs on threads of its own, never
 //! on a ring's thread.
 
+mod absent;
 mod apply;
 mod batch;
 mod birth;

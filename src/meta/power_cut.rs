@@ -287,6 +287,27 @@ fn a_slot_that_is_damaged_under_way_keeps_its_records_for_the_next_start() {
 }
 
 #[test]
+fn a_path_that_came_back_from_the_journal_is_not_taken_for_new() {
+    let home = tempfile::tempdir().unwrap();
+    let paths = paths(9);
+    let old = &paths[0];
+    let beside =
+        (0..).map(|number| format!("q/{number}")).find(|path| Slot::of(path) == Slot::of(old)).unwrap();
+    let mut rig = Rig::start(home.path());
+    rig.put(&paths).into_iter().for_each(|answer| drop(answer.unwrap()));
+    rig.end();
+    let mut rig = Rig::start(home.path());
+    // What the slot's database has is looked up for this one, while the other path is in the journal alone.
+    let mut others = paths[1..].to_vec();
+    others.push(beside);
+    rig.put(&others).into_iter().for_each(|answer| drop(answer.unwrap()));
+    rig.writer.settle(Slot::of(old)).unwrap();
+    assert_eq!(rig.put(&paths)[0].as_ref().unwrap().record.version, 2);
+    assert_eq!(rig.versions(old), [2, 1]);
+    rig.stop();
+}
+
+#[test]
 fn a_read_that_misses_the_journal_is_not_remembered() {
     let home = tempfile::tempdir().unwrap();
     let paths = paths(9);

@@ -64,6 +64,13 @@ pub(super) fn newest_version(db: &Connection, path: &str) -> Result<Option<u64>>
         .optional()
 }
 
+/// The paths of up to `limit` versions.
+pub(super) fn some_paths(db: &Connection, limit: usize) -> Result<Vec<String>> {
+    db.prepare_cached("SELECT path FROM blobs INDEXED BY sqlite_autoindex_blobs_1 LIMIT ?1")?
+        .query_map([limit], |row| row.get(0))?
+        .collect()
+}
+
 /// One version of a path.
 pub(super) fn at_version(db: &Connection, path: &str, version: u64) -> Result<Option<BlobMeta>> {
     db.prepare_cached(select_record!("WHERE path = ?1 AND version = ?2"))?
