@@ -116,6 +116,7 @@ fn a_chain_of_registered_and_other_memory_arrives_in_order() {
         assert_eq!(sent, bytes.len());
         drop((ours, parts));
         until("all memory", || backs.iter().all(|back| is_back(back))).await;
+        until("the peer", || received.is_finished()).await;
         assert!(received.join().unwrap() == bytes);
         assert!(counts.copied.get() > 0, "the loopback device copies, and the kernel says so");
     });
