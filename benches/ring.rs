@@ -29,7 +29,7 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 
 const MIB: usize = 1 << 20;
 const BLOCK: usize = 2 * MIB;
-const LONG: Duration = Duration::from_secs(60);
+const LONG: Duration = Duration::from_mins(1);
 const ROUNDS: usize = 5;
 
 /// A block of memory, perhaps registered.
@@ -136,13 +136,16 @@ struct Run {
     cpu: Duration,
 }
 
+/// Runs one way once.
+type Runner = Box<dyn FnMut() -> Run>;
+
 fn measured(test: impl AsyncFnOnce() -> f64) -> Run {
     let mut runtime =
         RuntimeBuilder::<IoUringDriver>::new().enable_timer().with_entries(4096).build().unwrap();
     runtime.block_on(async {
         let (begun, cpu) = (Instant::now(), cpu_time());
         let amount = test().await;
-        let run = Run { amount, wall: begun.elapsed(), cpu: cpu_time() - cpu };
+        let run = Run { amount, wall: begun.elapsed(), cpu: cpu_time().saturating_sub(cpu) };
         // Closing a socket takes a turn of the runtime.
         monoio::time::sleep(Duration::from_millis(2)).await;
         run
@@ -155,7 +158,7 @@ fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
 }
 
 /// Runs all ways in turn, several times, and prints a line for each.
-fn compare(title: &str, unit: &str, ways: &mut [(&str, Box<dyn FnMut() -> Run>)]) {
+fn compare(title: &str, unit: &str, ways: &mut [(&str, Runner)]) {
     println!("{title}");
     let mut runs: Vec<Vec<Run>> = ways.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
@@ -273,14 +276,16 @@ fn send_run(
         }
         (CONNECTIONS * EACH) as f64 / 1e9
     });
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     run
 }
 
 fn sends() {
     let registry = Arc::new(Registry::new(64 << 20).unwrap());
     let blocks = Block::all(&memory(64 * MIB, true, Some(&registry)));
-    let way = |by: SendBy, sndbuf: Option<usize>, lowat: Option<u32>| -> Box<dyn FnMut() -> Run> {
+    let way = |by: SendBy, sndbuf: Option<usize>, lowat: Option<u32>| -> Runner {
         let (registry, blocks) = (Arc::clone(&registry), blocks.clone());
         Box::new(move || send_run(by, sndbuf, lowat, &registry, &blocks))
     };
@@ -381,7 +386,9 @@ fn answer_run(by: AnswerBy, len: usize, peer: fn(TcpStream)) -> Run {
         }
         (CONNECTIONS * ASKS) as f64 / 1e3
     });
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     run
 }
 
@@ -397,8 +404,8 @@ fn small() {
         (256 << 10, ask::<{ (256 << 10) + HEAD }>),
     ];
     for (len, peer) in sizes {
-        let mut ways: Vec<(&str, Box<dyn FnMut() -> Run>)> = Vec::from(ways.map(|(name, by)| {
-            let run: Box<dyn FnMut() -> Run> = Box::new(move || answer_run(by, len, peer));
+        let mut ways: Vec<(&str, Runner)> = Vec::from(ways.map(|(name, by)| {
+            let run: Runner = Box::new(move || answer_run(by, len, peer));
             (name, run)
         }));
         compare(&format!("answers of {} KiB, 4 connections", len >> 10), "k", &mut ways);
@@ -448,13 +455,15 @@ fn receive_run(ring: bool, blocks: &[Block]) -> Run {
         }
         (CONNECTIONS * 512 * MIB) as f64 / 1e9
     });
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     run
 }
 
 fn receives() {
     let blocks = Block::all(&memory(64 * MIB, true, None));
-    let way = |ring: bool| -> Box<dyn FnMut() -> Run> {
+    let way = |ring: bool| -> Runner {
         let blocks = blocks.clone();
         Box::new(move || receive_run(ring, &blocks))
     };
@@ -484,11 +493,11 @@ fn read_run(
         let open = || OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(file).unwrap();
         let len = std::fs::metadata(file).unwrap().len() as usize;
         let mut tasks = Vec::new();
-        for d in 0..DEPTH {
+        for (d, block) in blocks.iter().enumerate().take(DEPTH) {
             let bulk = bulk.clone();
             let ours = Rc::new(open());
             let theirs = monoio::fs::File::from_std(open()).unwrap();
-            let mut block = blocks[d].clone();
+            let mut block = block.clone();
             tasks.push(monoio::spawn(async move {
                 let descriptor = Descriptor::of(&ours);
                 let mut at = d * size;
@@ -532,7 +541,7 @@ fn reads() {
     let fixed = Block::all(&memory(16 * MIB, true, Some(&registry)));
     let fixed_plain = Block::all(&memory(16 * MIB, false, Some(&registry)));
     for size in [BLOCK, 64 << 10, 16 << 10] {
-        let way = |by: ReadBy, blocks: &[Block]| -> Box<dyn FnMut() -> Run> {
+        let way = |by: ReadBy, blocks: &[Block]| -> Runner {
             let (registry, blocks, path) = (Arc::clone(&registry), blocks.to_vec(), path.clone());
             Box::new(move || read_run(by, &blocks, &registry, &path, size))
         };

@@ -88,15 +88,15 @@ impl Registry {
         if mode == Mode::Copy || (mode == Mode::Auto && local) {
             return Ok(Self::none());
         }
-        let made = Self::new(need);
+        let registry = Self::new(need);
         if mode != Mode::ZeroCopy {
-            return Ok(made.unwrap_or_else(|refused| {
+            return Ok(registry.unwrap_or_else(|refused| {
                 tracing::warn!("{refused}; until then reads pin their pages and sends are copied");
                 Self::none()
             }));
         }
         let demanded = |why: &dyn fmt::Display| format!("network.send = \"zerocopy\" cannot be had: {why}");
-        let registry = made.map_err(|refused| demanded(&refused))?;
+        let registry = registry.map_err(|refused| demanded(&refused))?;
         if !registry.can_zero_copy() {
             return Err(demanded(
                 &"this kernel has no SEND_ZC: run Linux 6.0 or later, or leave the key out",

@@ -39,7 +39,9 @@ fn a_direct_file_is_written_and_read_in_one_region_and_in_several() {
         let into = vec![Buffer::new(64 * KIB), Buffer::new(64 * KIB)];
         let (read, mut into) = bulk.read(&descriptor, into, 4 * KIB..128 * KIB, 8 << 10).await;
         assert_eq!(read.unwrap(), 124 * KIB);
-        into.iter_mut().for_each(|part| part.set_len(64 * KIB));
+        for part in &mut into {
+            part.set_len(64 * KIB);
+        }
         assert!(into[0][4 * KIB..] == bytes[8 * KIB..68 * KIB] && *into[1] == bytes[68 * KIB..132 * KIB]);
         let (read, _) = bulk.read(&descriptor, Buffer::new(64 * KIB), 0..64 * KIB, 252 << 10).await;
         assert_eq!(read.unwrap(), 4 * KIB, "up to the end");

@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 
 /// Registers a buffer of 2 MiB that is never unmapped.
 #[expect(unsafe_code, reason = "registered memory")]
-fn registered(registry: &Registry, bytes: &[u8]) -> (Buffer, Option<u16>) {
+pub(super) fn registered(registry: &Registry, bytes: &[u8]) -> (Buffer, Option<u16>) {
     let mut buffer = Buffer::new(2 * MIB);
     buffer.extend(bytes);
     // SAFETY: a buffer's mapping is kept for reuse, or unmapped when it was pinned: nobody names it then.
@@ -31,8 +31,8 @@ fn memory_comes_back_at_the_notification_and_not_at_the_result() {
         let bulk = Bulk::start(&registry, counts.clone()).unwrap();
         let (ours, mut peer) = connected();
         // The peer's window is closed, so what is sent now waits in our own queue, as references to our memory.
-        let filler = Rc::new(pattern(32 * MIB));
-        let filled = bulk.send(&ours, &filler, 0, Way::Copy, None, SHORT).await.unwrap().bytes;
+        let fill = Rc::new(pattern(32 * MIB));
+        let filled = bulk.send(&ours, &fill, 0, Way::Copy, None, SHORT).await.unwrap().bytes;
         rustix::net::sockopt::set_socket_send_buffer_size(&ours, 8 * MIB).unwrap();
 
         let bytes = pattern(MIB);
@@ -66,8 +66,8 @@ fn a_socket_closes_though_notifications_are_late_and_nothing_is_lost() {
         let registry = Arc::new(Registry::new(8 << 20).unwrap());
         let bulk = Bulk::start(&registry, Counts::default()).unwrap();
         let (ours, mut peer) = connected();
-        let filler = Rc::new(pattern(32 * MIB));
-        let filled = bulk.send(&ours, &filler, 0, Way::Copy, None, SHORT).await.unwrap().bytes;
+        let fill = Rc::new(pattern(32 * MIB));
+        let filled = bulk.send(&ours, &fill, 0, Way::Copy, None, SHORT).await.unwrap().bytes;
         rustix::net::sockopt::set_socket_send_buffer_size(&ours, 8 * MIB).unwrap();
         let (buffer, index) = registered(&registry, &pattern(MIB));
         let (memory, back) = Tracked::over(buffer, index);
@@ -116,6 +116,7 @@ fn a_chain_of_registered_and_other_memory_arrives_in_order() {
         assert_eq!(sent, bytes.len());
         drop((ours, parts));
         until("all memory", || backs.iter().all(|back| is_back(back))).await;
+        until("the peer", || received.is_finished()).await;
         assert!(received.join().unwrap() == bytes);
         assert!(counts.copied.get() > 0, "the loopback device copies, and the kernel says so");
     });

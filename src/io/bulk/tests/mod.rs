@@ -7,3 +7,4 @@ mod randomised;
 mod registered;
 mod sockets;
 mod support;
+mod veth;

@@ -65,7 +65,9 @@ fn memory_is_charged_once_for_all_rings_and_a_limit_that_is_too_low_is_named() {
             }
         };
         let mut buffers: Vec<Buffer> = (0..4).map(|_| Buffer::new(2 * MIB)).collect();
-        buffers.iter_mut().for_each(|buffer| buffer.set_len(2 * MIB));
+        for buffer in &mut buffers {
+            buffer.set_len(2 * MIB);
+        }
         let indices: Vec<Option<u16>> = buffers.iter_mut().map(add).collect();
         assert_eq!(indices, [Some(0), Some(1), Some(2), None], "the fourth is over the limit");
 
@@ -75,8 +77,8 @@ fn memory_is_charged_once_for_all_rings_and_a_limit_that_is_too_low_is_named() {
         file.write_all(&bytes).unwrap();
         let file = Rc::new(file);
         let mut spare = buffers.into_iter();
-        for ring in 0..3 {
-            let (buffer, index) = (spare.next().unwrap(), indices[ring]);
+        for (ring, index) in indices.into_iter().enumerate().take(3) {
+            let buffer = spare.next().unwrap();
             runtime(async || {
                 let bulk = Bulk::start(&registry, Counts::default()).unwrap();
                 let (memory, _) = Tracked::over(buffer, index);

@@ -16,7 +16,7 @@ use crate::io::bulk::socket::Socket;
 use crate::io::bulk::{Bulk, Counts};
 
 /// Longer than any test takes.
-pub(super) const LONG: Duration = Duration::from_secs(60);
+pub(super) const LONG: Duration = Duration::from_mins(1);
 /// So short that it ends while a peer does not read.
 pub(super) const SHORT: Duration = Duration::from_millis(30);
 /// What memory holds after it has gone back.
@@ -24,7 +24,12 @@ pub(super) const POISON: u8 = 0xdb;
 
 pub(super) fn runtime<T>(test: impl AsyncFnOnce() -> T) -> T {
     let mut runtime = RuntimeBuilder::<IoUringDriver>::new().enable_timer().build().unwrap();
-    runtime.block_on(test())
+    runtime.block_on(async {
+        let result = test().await;
+        // Sockets that were dropped are closed in the runtime's next turn.
+        monoio::time::sleep(Duration::from_millis(1)).await;
+        result
+    })
 }
 
 /// Runs a test with a ring in which nothing is registered.
