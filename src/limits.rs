@@ -256,7 +256,7 @@ const _: () = {
         "small blocks cut a part"
     );
     assert!(PART_SIZE / GRANULE_SIZE <= 128, "the granules of a block are the bits of a u128");
-    assert!(EXTENT_SIZE as u64 % PART_SIZE == 0, "an extent is cut into parts");
+    assert!((EXTENT_SIZE as u64).is_multiple_of(PART_SIZE), "an extent is cut into parts");
     assert!(SEND_MAX as u64 >= READ_AHEAD_MIN, "who sends large pieces reads ahead");
     assert!(READ_AHEAD_MAX <= BLOCKS_HELD as u64 / 8, "some responses can read ahead at once");
     assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");

@@ -134,8 +134,11 @@ impl Admin {
         let (node, mut body) = (&self.node, String::new());
         for core in 0..node.placement.cores() {
             let label = CoreLabels { core };
-            node.metrics.connections.get_or_create(&label).set(node.placement.connections(core) as i64);
-            node.metrics.busy.get_or_create(&label).set(node.placement.busy(core) as i64);
+            node.metrics
+                .connections
+                .get_or_create(&label)
+                .set(node.placement.connections(core).cast_signed() as i64);
+            node.metrics.busy.get_or_create(&label).set(node.placement.busy(core).cast_signed() as i64);
         }
         node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
         node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);

@@ -325,12 +325,11 @@ async fn respond(
             let blob = Rc::clone(first.blob());
             let mut first = Some(first);
             for (i, range) in ranges.iter().enumerate() {
-                let reading = match first.take() {
-                    Some(first) => first,
-                    None => {
-                        let reading = ReadAhead::begin(&blob, range.start..range.end);
-                        reading.await.map_err(|_| Failure::Gone)?
-                    }
+                let reading = if let Some(first) = first.take() {
+                    first
+                } else {
+                    let reading = ReadAhead::begin(&blob, range.start..range.end);
+                    reading.await.map_err(|_| Failure::Gone)?
                 };
                 bytes.extend_from_slice(&multipart.part_head(i));
                 stream::send(core, connection, std::mem::take(&mut bytes), reading).await?;

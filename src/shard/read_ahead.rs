@@ -119,12 +119,11 @@ impl ReadAhead {
             let range = self.next..piece_end(self.next, self.left.end);
             let Some(share) = self.blob.core.blocks.try_take(piece_cost(&range)) else { return };
             let (start, end) = (range.start, range.end);
-            let read = match self.blob.peek(&range) {
-                Some(block) => Read::Ready(Piece::Block(block, share)),
-                None => {
-                    let blob = Rc::clone(&self.blob);
-                    Read::Coming(monoio::spawn(async move { blob.read(share, range).await }))
-                }
+            let read = if let Some(block) = self.blob.peek(&range) {
+                Read::Ready(Piece::Block(block, share))
+            } else {
+                let blob = Rc::clone(&self.blob);
+                Read::Coming(monoio::spawn(async move { blob.read(share, range).await }))
             };
             self.reads.push_back((start, read));
             self.next = end;
