@@ -1,5 +1,7 @@
 //! Metadata by itself: commits through the journal, look-ups in the list of a large blob, pages of a listing.
 
+#![allow(clippy::expect_used, reason = "what fails here is the machine")]
+
 use std::future::Future;
 use std::hint::black_box;
 use std::path::PathBuf;
@@ -14,7 +16,7 @@ use amberblob::base::slot::Slot;
 use amberblob::io::ballast::Ballast;
 use amberblob::limits::{CHUNK_SIZE, PARTS_PER_CHUNK};
 use amberblob::meta::index::{Indexes, Listing, Seek};
-use amberblob::meta::journal::Journals;
+use amberblob::meta::journal::{Journals, Started};
 use amberblob::meta::reader::Readers;
 use amberblob::meta::schema::Durability;
 use amberblob::meta::slots::{Slots, State};
@@ -77,7 +79,7 @@ impl Metadata {
             open_databases: 2048,
         };
         let (indexes, _) = Indexes::start(&roots, &slots, &ballast).expect("an index");
-        let (journals, recovered, _) = Journals::start(&roots, true, 1).expect("a journal");
+        let Started { journals, recovered, .. } = Journals::start(&roots, true, 1).expect("a journal");
         let (writers, _) =
             Writers::start(&slots, &indexes, &rules, &journals, recovered, 1).expect("a writer");
         let (readers, _) = Readers::start(&slots, &writers, &ballast, 512, 1).expect("a reader");
@@ -117,7 +119,9 @@ fn metadata(c: &mut Criterion) {
             let path = format!("small/{number}");
             metadata.writers.put(Slot::of(&path), blob(&path, 1, Some(&bytes)))
         });
-        wait(puts).into_iter().for_each(|put| drop(put.expect("a commit")));
+        for put in wait(puts) {
+            put.expect("a commit");
+        }
     };
     // Until what is pending is at its bound, as it is under a load that lasts.
     (0..400).for_each(|_| put_64());

@@ -25,7 +25,7 @@ use crate::io::cache::BlockCache;
 use crate::io::listen;
 use crate::limits::{BLOCKS_HELD, CONNECTIONS_PER_CORE, READER_DATABASES, RING_MEMORY, WRITER_DATABASES};
 use crate::meta::index::Indexes;
-use crate::meta::journal::Journals;
+use crate::meta::journal::{Journals, Started};
 use crate::meta::reader::Readers;
 use crate::meta::schema::{self, Durability};
 use crate::meta::slots::{Slots, State};
@@ -150,7 +150,8 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
     }
     let describe = |error: io::Error| format!("cannot start the metadata threads: {error}");
     let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).map_err(describe)?;
-    let (journals, recovered, recyclers) = Journals::start(&roots, durability == Durability::Full, cores)?;
+    let Started { journals, recovered, recyclers } =
+        Journals::start(&roots, durability == Durability::Full, cores)?;
     let (writers, writing) =
         Writers::start(&slots, &indexes, &rules, &journals, recovered, cores).map_err(describe)?;
     let (readers, reading) =

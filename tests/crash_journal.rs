@@ -377,3 +377,36 @@ fn a_sync_of_the_journal_that_fails_leaves_the_outcome_open_and_loses_nothing_ol
         }
     }
 }
+
+#[test]
+fn a_log_that_cannot_be_synced_while_it_is_written_back_is_a_commit_in_doubt() {
+    const PATH: &str = "written/back";
+    let mut server = Server::start();
+    server.put(PATH, b"the slot is born").expect_status(201);
+    let slot = server.data().canonicalize().unwrap().join("slots").join(slot_of(PATH).to_string());
+    // The log itself can be synced: only writing it back fails.
+    let failing = match Tracer::fail_syncs(server.pid(), server.home(), &slot.join("meta.sqlite3")) {
+        Ok(failing) => failing,
+        Err(why) => return eprintln!("SKIPPED: failing syncs of a database: {why}"),
+    };
+    let mut known = 1;
+    let refused = loop {
+        let answer = server.put(PATH, &bytes(known, 4000));
+        if answer.status != 201 {
+            break answer;
+        }
+        known += 1;
+        assert!(known < 1000, "no log is ever written back");
+    };
+    assert_error(&refused, 503, "OutcomeUnknown");
+    assert_error(&server.get(PATH), 503, "SlotUnavailable");
+    drop(failing.finish());
+    server.kill9();
+    server.start_again();
+    let found = versions(&server, PATH);
+    assert!(found.len() as u64 == known || found.len() as u64 == known + 1, "{known} known, {found:?}");
+    for version in 2..=known {
+        let body = server.get_at(PATH, version).expect_status(200).body;
+        assert!(body == bytes(version - 1, 4000), "version {version}");
+    }
+}

@@ -83,7 +83,9 @@ impl Writer {
                 Err(error) => {
                     self.close(slot);
                     let error = refusal(&self.slots, slot, &error);
-                    ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
+                    for op in ops {
+                        op.answer(Err(error.clone()));
+                    }
                 }
             }
         }

@@ -214,7 +214,9 @@ impl Writer {
             return ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
         }
         let (settled, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| matches!(op, Op::Settle(_)));
-        settled.into_iter().for_each(|op| op.answer(Ok(Answer::Done)));
+        for op in settled {
+            op.answer(Ok(Answer::Done));
+        }
         if ops.is_empty() {
             return;
         }

@@ -96,6 +96,16 @@ pub struct Journals {
     synced: bool,
 }
 
+/// The journals as they are at the start.
+pub struct Started {
+    /// To be handed to the writers.
+    pub journals: Journals,
+    /// What the last run left.
+    pub recovered: Vec<Recovered>,
+    /// The recyclers; each ends with whether nothing is left in its disk's journal.
+    pub recyclers: Vec<JoinHandle<bool>>,
+}
+
 /// A record found at the start.
 pub struct Recovered {
     pub(super) record: Record,
@@ -108,11 +118,7 @@ impl Journals {
     ///
     /// # Errors
     /// One line: a journal that cannot be read may hold what was acknowledged.
-    pub fn start(
-        roots: &[PathBuf],
-        synced: bool,
-        writers: usize,
-    ) -> Result<(Self, Vec<Recovered>, Vec<JoinHandle<bool>>), String> {
+    pub fn start(roots: &[PathBuf], synced: bool, writers: usize) -> Result<Started, String> {
         let (mut disks, mut recovered, mut threads) = (Vec::new(), Vec::new(), Vec::new());
         for (number, root) in roots.iter().enumerate() {
             let dir = root.join(DIR);
@@ -154,7 +160,7 @@ impl Journals {
             key(a).cmp(&key(b)).then_with(|| b.segment.path.cmp(&a.segment.path))
         });
         recovered.dedup_by_key(|r| (r.record.slot, r.record.seq));
-        Ok((Self { disks, synced }, recovered, threads))
+        Ok(Started { journals: Self { disks, synced }, recovered, recyclers: threads })
     }
 
     /// The journal of one writer on a disk.

@@ -13,7 +13,7 @@ use futures_channel::oneshot;
 
 use super::commit::{Writer, into_groups};
 use super::index::{Indexes, Listing, Seek};
-use super::journal::Journals;
+use super::journal::{Journals, Started};
 use super::op::Op;
 use super::record::tests::record;
 use super::schema::{self, Durability};
@@ -53,7 +53,7 @@ impl Rig {
             open_databases: 300,
         };
         let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).unwrap();
-        let (journals, recovered, recyclers) = Journals::start(&roots, true, 1).unwrap();
+        let Started { journals, recovered, recyclers } = Journals::start(&roots, true, 1).unwrap();
         let mut by_slot = std::collections::HashMap::<_, Vec<_>>::new();
         for found in recovered {
             by_slot.entry(found.record.slot).or_default().push(found);
@@ -291,8 +291,8 @@ fn a_path_that_came_back_from_the_journal_is_not_taken_for_new() {
     let home = tempfile::tempdir().unwrap();
     let paths = paths(9);
     let old = &paths[0];
-    let beside =
-        (0..).map(|number| format!("q/{number}")).find(|path| Slot::of(path) == Slot::of(old)).unwrap();
+    let mut candidates = (0..99_999).map(|number| format!("q/{number}"));
+    let beside = candidates.find(|path| Slot::of(path) == Slot::of(old)).unwrap();
     let mut rig = Rig::start(home.path());
     rig.put(&paths).into_iter().for_each(|answer| drop(answer.unwrap()));
     rig.end();

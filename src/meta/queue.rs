@@ -47,8 +47,8 @@ mod tests {
         let (sender, queue) = async_channel::bounded(1);
         assert_eq!(recv_within::<u8>(&queue, Duration::ZERO), Ok(None));
         let sending = thread::spawn(move || sender.send_blocking(7));
-        assert_eq!(recv_within(&queue, Duration::from_secs(60)), Ok(Some(7)));
+        assert_eq!(recv_within(&queue, Duration::from_mins(1)), Ok(Some(7)));
         sending.join().unwrap().unwrap();
-        assert_eq!(recv_within(&queue, Duration::from_secs(60)), Err(RecvError), "the sender is gone");
+        assert_eq!(recv_within(&queue, Duration::from_mins(1)), Err(RecvError), "the sender is gone");
     }
 }

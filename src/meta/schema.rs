@@ -13,6 +13,7 @@ use rusqlite::ffi::{
     SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_SHMSIZE,
     SQLITE_IOERR_SHORT_READ,
 };
+use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use super::types::Row;
@@ -201,10 +202,10 @@ pub(super) fn is_full(error: &rusqlite::Error) -> bool {
 /// Whether the database is damaged, as opposed to out of reach for now.
 pub(super) fn is_damaged(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        || error.sqlite_extended_error_code().is_some_and(|code| {
-            [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ, SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC]
-                .contains(&code)
-        })
+        || is_failed_sync(error)
+        || error
+            .sqlite_extended_error_code()
+            .is_some_and(|code| [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ].contains(&code))
 }
 
 /// Syncs the log that a killed process left: what a reader of it will see must be on disk.
@@ -222,8 +223,8 @@ pub(super) fn sync_log(dir: &Path) -> io::Result<()> {
 /// Opens the database in `dir` for its writer.
 pub(super) fn open_writer(dir: &Path, durability: Durability) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let db = Connection::open_with_flags(dir.join(FILE), flags)?;
-    prepare_writer(&db, durability)?;
+    let mut db = Connection::open_with_flags(dir.join(FILE), flags)?;
+    prepare_writer(&mut db, durability)?;
     check_identity(&db)?;
     Ok(db)
 }
@@ -252,7 +253,7 @@ pub(super) fn set_synced(db: &Connection, synced: bool) -> rusqlite::Result<()> 
     db.pragma_update(None, "synchronous", if synced { "FULL" } else { "NORMAL" })
 }
 
-fn prepare_writer(db: &Connection, durability: Durability) -> rusqlite::Result<()> {
+fn prepare_writer(db: &mut Connection, durability: Durability) -> rusqlite::Result<()> {
     // First of all, since a database that cannot be opened is closed, too: nobody knows then what its log would do to it.
     // And closing one to make room for another must not cost syncs; its log is read at the next opening.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
@@ -264,9 +265,29 @@ fn prepare_writer(db: &Connection, durability: Durability) -> rusqlite::Result<(
     db.pragma_update(None, "cache_spill", false)?;
     plan_once(db)?;
     db.pragma_update(None, "journal_size_limit", 1 << 20)?;
-    db.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    write_back_when_due(db)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(())
+}
+
+/// After a commit that leaves a long log, writes it back. SQLite would do so by itself and ignore failures; but after a
+/// sync that failed, the next one succeeds and has synced nothing, so this failure is one of the commit.
+fn write_back_when_due(db: &mut Connection) -> rusqlite::Result<()> {
+    db.wal_hook(Some(|log: &mut Wal, pages| {
+        if pages < CHECKPOINT_PAGES {
+            return Ok(());
+        }
+        match log.checkpoint() {
+            Err(error) if is_failed_sync(&error) => Err(error),
+            // The log stays longer, for want of space or because of a reader.
+            _ => Ok(()),
+        }
+    }))
+}
+
+fn is_failed_sync(error: &rusqlite::Error) -> bool {
+    let code = error.sqlite_extended_error_code();
+    code.is_some_and(|code| [SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC].contains(&code))
 }
 
 /// Refuses a database that is not a slot of this format.

@@ -150,7 +150,9 @@ mod tests {
 
     fn page(prefixes: &[&str], next: Option<&str>) -> Page {
         let mut page = Page::default();
-        prefixes.iter().for_each(|prefix| page.push_prefix(prefix));
+        for prefix in prefixes {
+            page.push_prefix(prefix);
+        }
         page.next = next.map(|next| Seek(next.into()));
         page
     }
