@@ -20,10 +20,9 @@ use amberblob::io::bulk::memory::{Gather, Region, Scatter};
 use amberblob::io::bulk::registry::Registry;
 use amberblob::io::bulk::socket::{Descriptor, Socket};
 use amberblob::io::bulk::{Bulk, Counts, send_now};
-use amberblob::io::send;
 use amberblob::io::send_mode::Way;
 use monoio::buf::IoBuf;
-use monoio::io::AsyncReadRent as _;
+use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _};
 use monoio::{IoUringDriver, RuntimeBuilder};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
@@ -209,7 +208,7 @@ async fn send_gather(by: SendBy, bulk: &Bulk, socket: &mut Socket, blocks: &[Blo
         SendBy::Monoio => {
             let mut rest = blocks[first].clone().slice(..);
             while rest.bytes_init() > 0 {
-                let (n, back) = send::send_some(socket, rest, LONG).await;
+                let (n, back) = socket.write(rest).await;
                 let (begin, end) = (back.begin() + n.unwrap(), back.end());
                 rest = back.into_inner().slice(begin..end);
             }
@@ -358,7 +357,7 @@ fn answer_run(by: AnswerBy, len: usize, peer: fn(TcpStream)) -> Run {
                             head.extend_from_slice(&body);
                             let mut rest = head.slice(..);
                             while rest.bytes_init() > 0 {
-                                let (n, back) = send::send_some(&mut socket, rest, LONG).await;
+                                let (n, back) = socket.write(rest).await;
                                 let (begin, end) = (back.begin() + n.unwrap(), back.end());
                                 rest = back.into_inner().slice(begin..end);
                             }

@@ -11,11 +11,11 @@
 //! | 16..20 | records |
 //! | 20..24 | bytes of all records |
 //! | 24..28 | CRC32C of the bytes above and of the records |
-//! | 32.. | records, one after the other ([`super::record`]) |
+//! | 32.. | records, one after the other (`record.rs`) |
 //!
 //! What always holds: a frame is believed only if all before it are, so a torn one ends the segment, and nobody was
 //! answered out of it. A segment is used again only after all its records are in their databases *and* the file system
-//! that holds these was synced since ([`recycle`]). A record holds its segment by an [`Arc`]: that is the whole book-keeping.
+//! that holds these was synced since (`recycle`). A record holds its segment by an [`Arc`]: that is the whole book-keeping.
 //!
 //! After a write or sync that failed, what the segment holds of this frame is unknown: it is given up, with what it held
 //! before, to be read at the next start.

@@ -1,5 +1,5 @@
 //! The metadata writers as others see them: one thread per core, the only one that changes the databases of that
-//! core's slots. What the threads do stands in [`super::commit`] and [`super::batch`].
+//! core's slots. What the threads do stands in `commit.rs` and `batch.rs`.
 //!
 //! Whoever asked is answered after the change is on disk, the slot's generation is raised and the change is on its way
 //! to the listing index.
