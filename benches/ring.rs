@@ -20,6 +20,7 @@ use amberblob::io::bulk::memory::{Gather, Region, Scatter};
 use amberblob::io::bulk::registry::Registry;
 use amberblob::io::bulk::socket::{Descriptor, Socket};
 use amberblob::io::bulk::{Bulk, Counts, send_now};
+use amberblob::io::send;
 use amberblob::io::send_mode::Way;
 use monoio::buf::IoBuf;
 use monoio::io::{AsyncReadRent as _, AsyncWriteRent as _};
