@@ -28,6 +28,11 @@ pub enum Way {
     ZeroCopy,
 }
 
+/// Whether a connection stays on this machine: a peer of our own address comes over the loopback device too.
+pub fn is_local((ours, theirs): (SocketAddr, SocketAddr)) -> bool {
+    theirs.ip().to_canonical().is_loopback() || theirs.ip() == ours.ip()
+}
+
 /// The decision of one connection.
 #[derive(Debug)]
 pub struct Chooser {
@@ -41,10 +46,8 @@ pub struct Chooser {
 impl Chooser {
     /// The chooser of a connection between two addresses; without them, it is taken for a local one.
     pub fn new(mode: Mode, ends: Option<(SocketAddr, SocketAddr)>) -> Self {
-        // A peer of our own address comes over the loopback device too, and there a copy is made at delivery.
-        let remote = ends.is_some_and(|(ours, theirs)| {
-            !theirs.ip().to_canonical().is_loopback() && theirs.ip() != ours.ip()
-        });
+        // There a copy is made at delivery.
+        let remote = ends.is_some_and(|ends| !is_local(ends));
         let tries = match mode {
             Mode::Copy => false,
             Mode::Auto => remote,
