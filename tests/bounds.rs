@@ -135,7 +135,7 @@ fn ten_thousand_idle_connections_are_kept_in_little_memory() {
     const CONNECTIONS: usize = 10_000;
     let _alone = alone();
     if let Err(why) = allow_files(CONNECTIONS as u64 + 1000) {
-        eprintln!("SKIPPED: {CONNECTIONS} idle connections: {why}");
+        support::skipped(&format!("{CONNECTIONS} idle connections: {why}"));
         return;
     }
     let server = Server::builder().config(CONFIG).start();
@@ -235,7 +235,7 @@ fn a_thousand_slow_connections_hold_up_nobody_and_take_little_memory() {
     const CONNECTIONS: usize = 1000;
     let _alone = alone();
     if let Err(why) = allow_files(3 * CONNECTIONS as u64 + 1000) {
-        eprintln!("SKIPPED: {CONNECTIONS} slow connections: {why}");
+        support::skipped(&format!("{CONNECTIONS} slow connections: {why}"));
         return;
     }
     let server = Server::builder().config(CONFIG).start();

@@ -189,8 +189,9 @@ fn body_of(client: usize, number: usize) -> Vec<u8> {
     bytes((number * CLIENTS + client) as u64, PIECE)
 }
 
+/// Whether it is a segment in use: one that is being made, or that is spare, holds no records.
 fn is_journal(path: &Path) -> bool {
-    path.parent().is_some_and(|dir| dir.ends_with("journal"))
+    path.extension().is_some_and(|ending| ending == "journal")
 }
 
 /// An answer of a burst, by places in the order of all events.
@@ -304,7 +305,9 @@ fn nobody_is_answered_before_the_journal_is_on_disk_and_it_stays_until_the_datab
     let server = Server::start();
     let tracer = match Tracer::attach(server.pid(), server.home()) {
         Ok(tracer) => tracer,
-        Err(why) => return eprintln!("SKIPPED: the order of the journal's syncs was not checked: {why}"),
+        Err(why) => {
+            return support::skipped(&format!("the order of the journal's syncs was not checked: {why}"));
+        }
     };
     let mut exchanges = Vec::new();
     for number in 0.. {
@@ -345,7 +348,7 @@ fn a_sync_of_the_journal_that_fails_leaves_the_outcome_open_and_loses_nothing_ol
     let segment = segments(&server, "journal").pop().expect("the journal is in use");
     let failing = match Tracer::fail_syncs(server.pid(), server.home(), &segment.canonicalize().unwrap()) {
         Ok(failing) => failing,
-        Err(why) => return eprintln!("SKIPPED: failing syncs of the journal: {why}"),
+        Err(why) => return support::skipped(&format!("failing syncs of the journal: {why}")),
     };
     let mut unknown = BTreeSet::new();
     for (client, (_, answer)) in burst(&server, 2).into_iter().enumerate() {
@@ -387,7 +390,7 @@ fn a_log_that_cannot_be_synced_while_it_is_written_back_is_a_commit_in_doubt() {
     // The log itself can be synced: only writing it back fails.
     let failing = match Tracer::fail_syncs(server.pid(), server.home(), &slot.join("meta.sqlite3")) {
         Ok(failing) => failing,
-        Err(why) => return eprintln!("SKIPPED: failing syncs of a database: {why}"),
+        Err(why) => return support::skipped(&format!("failing syncs of a database: {why}")),
     };
     let mut known = 1;
     let refused = loop {

@@ -67,7 +67,7 @@ fn traced() -> Option<Vec<Event>> {
     let tracer = match Tracer::attach(server.pid(), server.home()) {
         Ok(tracer) => tracer,
         Err(why) => {
-            eprintln!("SKIPPED: the order of durable writes was not checked: {why}");
+            support::skipped(&format!("the order of durable writes was not checked: {why}"));
             return None;
         }
     };

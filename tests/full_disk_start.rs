@@ -44,7 +44,7 @@ impl Small {
         let disk = match Mounted::new(DISK) {
             Ok(disk) => disk,
             Err(why) => {
-                eprintln!("SKIPPED: a start on a full disk: {why}");
+                support::skipped(&format!("a start on a full disk: {why}"));
                 return None;
             }
         };

@@ -152,7 +152,7 @@ impl Full {
         let disk = match Mounted::new(256 << 20) {
             Ok(disk) => disk,
             Err(why) => {
-                eprintln!("SKIPPED: a full disk: {why}");
+                support::skipped(&format!("a full disk: {why}"));
                 return None;
             }
         };

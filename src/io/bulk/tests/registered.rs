@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
-use super::support::{Tracked, pattern, runtime};
+use super::support::{Tracked, pattern, runtime, skipped};
 use crate::io::buffer::Buffer;
 use crate::io::bulk::registry::{Refused, Registry};
 use crate::io::bulk::socket::Descriptor;
@@ -28,7 +28,7 @@ fn with_limit(limit: usize, test: impl FnOnce() + Send + 'static) {
         if maximum.is_some_and(|maximum| maximum < limit) {
             let raised = Rlimit { current: Some(limit), maximum: Some(limit) };
             if setrlimit(Resource::Memlock, raised).is_err() {
-                eprintln!("SKIPPED: {limit} bytes may not be locked here");
+                skipped(&format!("{limit} bytes may not be locked here"));
                 return;
             }
         } else {

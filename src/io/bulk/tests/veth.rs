@@ -9,7 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use super::late::registered;
-use super::support::{LONG, Tracked, pattern, runtime, until};
+use super::support::{LONG, Tracked, pattern, runtime, skipped, until};
 use crate::io::bulk::registry::Registry;
 use crate::io::bulk::socket::Socket;
 use crate::io::bulk::{Bulk, Counts};
@@ -98,6 +98,6 @@ fn auto_follows_what_the_kernel_reports() {
                 assert!(zero_copy < SENDS as u64, "auto goes back to copying");
             }
         }
-        (ours, peer) => eprintln!("SKIPPED, no veth here: {:?} {:?}", ours.err(), peer.err()),
+        (ours, peer) => skipped(&format!("no veth here: {:?} {:?}", ours.err(), peer.err())),
     }
 }
