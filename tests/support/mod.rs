@@ -52,5 +52,6 @@ pub fn slot_of(path: &str) -> u64 {
 /// Says that something was not tested here, and why. Past the test runner, which hides what a passing test prints.
 pub fn skipped(why: &str) {
     use std::io::Write as _;
-    writeln!(std::io::stderr(), "\nSKIPPED: {why}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "\nSKIPPED: {why}").unwrap();
 }

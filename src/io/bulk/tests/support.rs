@@ -127,5 +127,6 @@ pub(super) fn is_back(back: &AtomicBool) -> bool {
 
 /// Says that something was not tested here, and why. Past the test runner, which hides what a passing test prints.
 pub(super) fn skipped(why: &str) {
-    writeln!(std::io::stderr(), "\nSKIPPED: {why}").unwrap();
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "\nSKIPPED: {why}").unwrap();
 }
