@@ -189,8 +189,9 @@ fn body_of(client: usize, number: usize) -> Vec<u8> {
     bytes((number * CLIENTS + client) as u64, PIECE)
 }
 
+/// Whether it is a segment in use: one that is being made, or that is spare, holds no records.
 fn is_journal(path: &Path) -> bool {
-    path.parent().is_some_and(|dir| dir.ends_with("journal"))
+    path.extension().is_some_and(|ending| ending == "journal")
 }
 
 /// An answer of a burst, by places in the order of all events.

@@ -50,6 +50,17 @@ impl Ask {
 
 #[test]
 fn the_newest_version_never_goes_back_while_the_path_is_overwritten() {
+    overwrite_and_read(0);
+}
+
+/// With them the path's versions go through the journal, and reach its database later.
+#[test]
+fn the_newest_version_never_goes_back_while_other_slots_are_written_too() {
+    overwrite_and_read(16);
+}
+
+/// Overwrites a path while it is read, and while so many others write to slots of their own.
+fn overwrite_and_read(others: usize) {
     let server = Server::start();
     server.put(PATH, &bytes(1, LEN)).expect_status(201);
     // The highest version that anybody was told of: what is asked after that must not be lower.
@@ -75,6 +86,16 @@ fn the_newest_version_never_goes_back_while_the_path_is_overwritten() {
                 })
             })
             .collect();
+        for other in 0..others {
+            let (server, over) = (&server, &over);
+            scope.spawn(move || {
+                let mut link = server.connect();
+                while !over.load(Ordering::SeqCst) {
+                    let put = Request::new("PUT", &object(&format!("other/{other}"))).body(bytes(1, 100));
+                    link.exchange(&put).expect("an answer to a PUT").expect_status(201);
+                }
+            });
+        }
         let mut link = server.connect();
         let mut version = 1;
         while Instant::now() < until && !readers.iter().any(std::thread::ScopedJoinHandle::is_finished) {
