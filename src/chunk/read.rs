@@ -69,9 +69,13 @@ pub fn piece_end(at: u64, end: u64) -> u64 {
     if is_small(&(at..stop)) { stop.min(at - at % SMALL_BLOCK + SMALL_BLOCK) } else { stop }
 }
 
-/// Bytes of memory that the block of a piece takes.
-pub fn piece_cost(piece: &Range<u64>) -> usize {
-    if is_small(piece) { Size::Small.bytes() } else { Size::Part.bytes() }
+/// Bytes of memory that the block of a piece of `blob` takes: a small piece of a part that is in the cache holds all of
+/// that part's block.
+pub fn piece_cost(cache: &BlockCache, blob: BlobId, piece: &Range<u64>) -> usize {
+    match places(blob.to_u128(), piece) {
+        (whole, Some(small)) if !cache.has(whole.size, &whole.key) => small.size.bytes(),
+        (whole, _) => whole.size.bytes(),
+    }
 }
 
 fn is_small(range: &Range<u64>) -> bool {
@@ -182,7 +186,7 @@ mod tests {
         let (start, end) = (PART_SIZE - SMALL_RANGE - 1, 2 * PART_SIZE + 5);
         assert_eq!(pieces(start..end), [start..PART_SIZE, PART_SIZE..2 * PART_SIZE, 2 * PART_SIZE..end]);
         for piece in pieces(PART_SIZE - 3 * SMALL_BLOCK..PART_SIZE + 9) {
-            assert_eq!(piece_cost(&piece), Size::Small.bytes());
+            assert!(places(1, &piece).1.is_some_and(|place| place.size == Size::Small));
         }
     }
 }

@@ -350,6 +350,8 @@ impl Journal {
             .write_all_at(&self.buffer, current.at)
             .and_then(|()| if self.synced { current.file.sync_data() } else { Ok(()) });
         if let Err(error) = written {
+            // What is in doubt is for the next start to read.
+            current.segment.keep();
             self.close_segment();
             return Err(Failed::InDoubt(error));
         }

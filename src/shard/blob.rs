@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::answers::Answer;
 use super::core::Core;
 use crate::base::error::{Code, Error};
+use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::chunk::read::{self, Source};
@@ -62,9 +63,14 @@ impl Blob {
         self.answer.record.size
     }
 
-    /// Whether it is the same one.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        self.answer.record.blob_id == other.answer.record.blob_id
+    /// Its name.
+    pub(super) fn id(&self) -> BlobId {
+        self.answer.record.blob_id
+    }
+
+    /// Bytes of memory that the block of a piece takes.
+    pub(super) fn cost(&self, piece: &Range<u64>) -> usize {
+        read::piece_cost(&self.core.node.cache, self.id(), piece)
     }
 
     /// A piece whose block is in the cache.

@@ -73,10 +73,10 @@ impl Placement {
 
     /// A place for a connection that core `here` accepted; none when there are too many.
     pub(super) fn place(self: &Arc<Self>, here: usize) -> Option<Placed> {
+        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
         if (0..self.cores()).map(|core| self.connections(core)).sum::<usize>() >= self.most {
             return None;
         }
-        let _choosing = self.choosing.lock().unwrap_or_else(PoisonError::into_inner);
         let load = |core: usize| (self.connections(core) + self.busy(core), core != here);
         let core = (0..self.cores()).min_by_key(|core| load(*core)).unwrap_or(here);
         self.desks[core].connections.fetch_add(1, Ordering::Relaxed);

@@ -11,7 +11,8 @@ use monoio::task::JoinHandle;
 
 use super::blob::{Blob, Piece};
 use crate::base::error::Error;
-use crate::chunk::read::{piece_cost, piece_end};
+use crate::base::ids::BlobId;
+use crate::chunk::read::piece_end;
 use crate::limits::{READ_AHEAD_MAX, READ_AHEAD_MIN};
 
 enum Read {
@@ -64,9 +65,11 @@ impl ReadAhead {
         self.left.is_empty()
     }
 
-    /// Whether the next piece can be taken without waiting for the disk.
-    pub(super) fn is_ready(&mut self) -> bool {
-        self.fill();
+    /// Whether the next piece can be taken, about `stride` bytes at a time, without waiting for the disk.
+    pub(super) fn is_ready(&mut self, stride: u64) -> bool {
+        if stride >= READ_AHEAD_MIN {
+            self.fill();
+        }
         match self.reads.front() {
             Some((_, Read::Ready(_))) => true,
             Some((_, Read::Coming(read))) => read.is_finished(),
@@ -92,11 +95,12 @@ impl ReadAhead {
             None => {
                 let range = at..piece_end(at, self.left.end.min(at.saturating_add(stride)));
                 let blocks = &self.blob.core.blocks;
-                let share = match blocks.try_take(piece_cost(&range)) {
+                let cost = self.blob.cost(&range);
+                let share = match blocks.try_take(cost) {
                     Some(share) => share,
                     None if holds => return Ok(None),
                     // Who waits for room holds none, or all could wait for each other.
-                    None => blocks.take(piece_cost(&range)).await,
+                    None => blocks.take(cost).await,
                 };
                 self.next = range.end;
                 self.blob.read(share, range).await?
@@ -110,6 +114,7 @@ impl ReadAhead {
     pub(super) fn go_back(&mut self, n: u64) {
         self.left.start -= n;
         self.next = self.left.start;
+        self.window = READ_AHEAD_MIN;
         self.reads.clear();
     }
 
@@ -117,7 +122,7 @@ impl ReadAhead {
     fn fill(&mut self) {
         while self.next < self.left.end && self.next < self.left.start + self.window {
             let range = self.next..piece_end(self.next, self.left.end);
-            let Some(share) = self.blob.core.blocks.try_take(piece_cost(&range)) else { return };
+            let Some(share) = self.blob.core.blocks.try_take(self.blob.cost(&range)) else { return };
             let (start, end) = (range.start, range.end);
             let read = if let Some(block) = self.blob.peek(&range) {
                 Read::Ready(Piece::Block(block, share))
@@ -136,7 +141,8 @@ impl ReadAhead {
 /// Reads go beyond what was asked for only after two ranges that followed on one another.
 #[derive(Default)]
 pub(super) struct Sequence {
-    blob: Option<Rc<Blob>>,
+    /// Its name only: a connection that idles holds nothing.
+    blob: Option<BlobId>,
     /// Where the last range ended.
     end: u64,
     hits: u32,
@@ -148,13 +154,13 @@ pub(super) struct Sequence {
 impl Sequence {
     /// A range begins to be sent.
     pub(super) fn follow(&mut self, blob: &Rc<Blob>, range: &Range<u64>) {
-        let follows = self.end == range.start && self.blob.as_ref().is_some_and(|last| last.is(blob));
+        let follows = self.end == range.start && self.blob == Some(blob.id());
         if !follows {
             *self = Self { window: READ_AHEAD_MIN, ..Self::default() };
         }
         self.hits += u32::from(follows);
         self.end = range.end;
-        self.blob = Some(Rc::clone(blob));
+        self.blob = Some(blob.id());
         if self.hits < 2 {
             return;
         }
@@ -170,7 +176,7 @@ impl Sequence {
             if blob.peek(&piece).is_some() {
                 continue;
             }
-            let Some(share) = blob.core.blocks.try_take(piece_cost(&piece)) else { return };
+            let Some(share) = blob.core.blocks.try_take(blob.cost(&piece)) else { return };
             let blob = Rc::clone(blob);
             // What cannot be read is reported to who asks for it.
             monoio::spawn(async move { drop(blob.read(share, piece).await) });

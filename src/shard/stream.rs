@@ -74,7 +74,7 @@ pub(super) async fn send(
 async fn gather(head: Vec<u8>, reading: &mut ReadAhead, stride: usize) -> Result<Parts, Failure> {
     let mut parts = Parts { head, body: Vec::new(), len: 0 };
     while !reading.is_done() && parts.len < stride {
-        if parts.len > 0 && !reading.is_ready() && reading.rest() > SEND_NOW_MAX as u64 {
+        if parts.len > 0 && !reading.is_ready(stride as u64) && reading.rest() > SEND_NOW_MAX as u64 {
             break;
         }
         match reading.take(stride as u64, parts.len > 0).await.map_err(|_| Failure::Gone)? {
