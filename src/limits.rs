@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Slots of the name space; fixed for ever, since a blob's directory is named by its slot.
 pub const SLOTS: u16 = 2048;
 
+/// Nodes of a cluster.
+pub const NODES_MAX: usize = 32;
+
 /// Bytes of a chunk; only the last chunk of a blob is shorter.
 pub const CHUNK_SIZE: u64 = 64 << 20;
 

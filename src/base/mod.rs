@@ -9,3 +9,4 @@ pub mod parts;
 pub mod path;
 pub mod sha256;
 pub mod slot;
+pub mod topology;
