@@ -11,6 +11,23 @@ pub const SLOTS: u16 = 2048;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 32;
 
+/// Time a coordinator waits for votes.
+pub const PREPARE_TIME: Duration = Duration::from_secs(5);
+/// Time it waits to hear how a try stands.
+pub const ASK_TIME: Duration = Duration::from_secs(2);
+/// Time it waits for commits and tombstones.
+pub const COMMIT_TIME: Duration = Duration::from_secs(5);
+/// Time a strong read waits for a quorum.
+pub const READ_TIME: Duration = Duration::from_secs(3);
+/// Time after which a PUT or DELETE does not try again.
+pub const WRITE_TIME: Duration = Duration::from_secs(10);
+/// Shortest pause before another try; it grows with the tries.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
+/// Tries of one PUT.
+pub const TRIES_MAX: u32 = 32;
+/// Versions that a DELETE of all versions takes at a time.
+pub const DELETE_PAGE: u32 = 256;
+
 /// Bytes of a chunk; only the last chunk of a blob is shorter.
 pub const CHUNK_SIZE: u64 = 64 << 20;
 

@@ -5,15 +5,16 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 14] = [
+const MAY_NAME: [(&str, &[&str]); 15] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
+    ("replication", &["base", "limits", "wire"]),
     ("io", &["base", "limits"]),
     ("metrics", &[]),
-    ("meta", &["base", "limits", "wire", "io"]),
+    ("meta", &["base", "limits", "wire", "io", "replication"]),
     ("chunk", &["base", "limits", "wire", "io"]),
-    ("shard", &["base", "limits", "wire", "io", "meta", "chunk", "metrics"]),
+    ("shard", &["base", "limits", "wire", "replication", "io", "meta", "chunk", "metrics"]),
     ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "shard"]),
     ("config", &["limits", "io", "meta"]),
     ("compat", &["base", "meta"]),

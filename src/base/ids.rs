@@ -3,10 +3,12 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 /// Identity of one version of one path, sorted by the time it was made; strong ETag and directory name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "u128", into = "u128")]
 pub struct BlobId(Ulid);
 
 impl BlobId {
@@ -23,6 +25,18 @@ impl BlobId {
     /// As a number, for keys in memory and records.
     pub fn to_u128(self) -> u128 {
         self.0.0
+    }
+}
+
+impl From<u128> for BlobId {
+    fn from(number: u128) -> Self {
+        Self::from_u128(number)
+    }
+}
+
+impl From<BlobId> for u128 {
+    fn from(blob: BlobId) -> Self {
+        blob.to_u128()
     }
 }
 

@@ -7,7 +7,7 @@ use super::slot::Slot;
 use xxhash_rust::xxh3::xxh3_64;
 
 /// A node, by its place in the list of names in byte order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct NodeId(pub u8);
 
 impl NodeId {
@@ -43,8 +43,8 @@ impl Topology {
         write_quorum: usize,
     ) -> Result<Self, String> {
         names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("cluster.nodes names '{}' twice", twice[0]));
+        if let Some([twice, _]) = names.array_windows().find(|[one, other]| one == other) {
+            return Err(format!("cluster.nodes names '{twice}' twice"));
         }
         if names.len() > crate::limits::NODES_MAX {
             return Err(format!(

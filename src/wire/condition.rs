@@ -31,10 +31,10 @@ pub enum Verdict {
 }
 
 /// The conditions of a request.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Conditions(Option<Box<Fields>>);
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 #[expect(clippy::struct_field_names, reason = "these are the names of the header fields")]
 struct Fields {
     if_match: Option<Tags>,
@@ -45,7 +45,7 @@ struct Fields {
 }
 
 /// What `If-Range` names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Validator {
     Strong(Vec<u8>),
     Date(i64),

@@ -6,14 +6,14 @@
 use super::condition::Current;
 
 /// `*`, or entity tags.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Tags {
     Any,
     These(Vec<Tag>),
 }
 
 /// One entity tag.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Tag {
     pub(super) weak: bool,
     /// What stands between the quotes.

@@ -12,6 +12,7 @@ mod framing;
 pub mod head;
 mod headers;
 pub mod multipart;
+pub mod peer;
 pub mod query;
 pub mod range;
 pub mod response;

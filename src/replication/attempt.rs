@@ -1,0 +1,332 @@
+//! One try to make a blob a version: prepare, count, commit; or withdraw, and know for sure that it will never be one.
+//!
+//! `write_quorum` durable yes votes are the decision; from then on the try is only ever committed. It is withdrawn only by
+//! durable refusals of so many replicas that a decision has become impossible. Where neither can be brought about in time, the
+//! outcome is unknown, and the replicas settle it among themselves.
+
+use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, Step, Time};
+use crate::limits::{ASK_TIME, COMMIT_TIME, PREPARE_TIME};
+use crate::wire::peer::{InDoubt, No, Proposal, Reply, Request, Standing};
+
+/// What a try comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It is a version, on disk at a write quorum. These conditional tries must be settled before anyone is told.
+    Committed(Vec<InDoubt>),
+    /// It never was one and never will be.
+    Aborted(Vec<No>),
+    /// It may become one.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Phase {
+    New,
+    /// Votes are coming in.
+    Preparing(Round),
+    /// It cannot be decided, or not in time: refusals are asked for.
+    Withdrawing(Round),
+    /// Refused by enough: those that said yes are told, so that they can say yes to another try.
+    Releasing(Round),
+    /// Decided.
+    Committing(Round),
+    /// The outcome was told; late votes still get their commit.
+    Over,
+}
+
+/// A try.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Try {
+    group: Group,
+    proposal: Proposal,
+    /// Replicas that were sent the data.
+    with_data: NodeSet,
+    inline: Option<bytes::Bytes>,
+    phase: Phase,
+    /// Rounds begun.
+    rounds: u32,
+    /// Those that were asked to vote and have not.
+    voting: NodeSet,
+    yes: Signatures,
+    refusals: Signatures,
+    reasons: Vec<No>,
+    committed: NodeSet,
+    conditional: Vec<InDoubt>,
+}
+
+impl Try {
+    /// A try for `proposal`, voted about by those `with_data`. Its rounds are numbered from `round` on.
+    pub fn new(
+        group: Group,
+        proposal: Proposal,
+        with_data: NodeSet,
+        inline: Option<bytes::Bytes>,
+        round: u32,
+    ) -> Self {
+        Self {
+            group,
+            proposal,
+            with_data,
+            inline,
+            phase: Phase::New,
+            rounds: round,
+            voting: NodeSet::default(),
+            yes: Signatures::default(),
+            refusals: Signatures::default(),
+            reasons: Vec::new(),
+            committed: NodeSet::default(),
+            conditional: Vec::new(),
+        }
+    }
+
+    /// The version it is to become.
+    pub fn row(&self) -> &crate::wire::peer::Row {
+        &self.proposal.row
+    }
+
+    /// Where the numbers of another machine's rounds may begin.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
+    }
+
+    fn begin(
+        &mut self,
+        now: Time,
+        to: NodeSet,
+        time: std::time::Duration,
+        request: impl Fn() -> Request,
+    ) -> (Round, Vec<Send>) {
+        self.rounds += 1;
+        Round::begin(self.rounds, to, now + time.as_millis() as u64, |_| request())
+    }
+
+    fn prepare(&mut self, now: Time) -> Step<Outcome> {
+        let (proposal, inline) = (self.proposal.clone(), self.inline.clone());
+        let (round, sends) = self.begin(now, self.with_data, PREPARE_TIME, || Request::Prepare {
+            proposal: proposal.clone(),
+            inline: inline.clone(),
+        });
+        self.voting = round.waiting();
+        self.phase = Phase::Preparing(round);
+        if self.with_data.len() < self.group.write_quorum {
+            // Nobody was asked: nothing needs to be taken back.
+            self.phase = Phase::Over;
+            return Step::outcome(Outcome::Aborted(vec![No::NoData]));
+        }
+        Step::sends(sends)
+    }
+
+    /// Whether enough said yes; then it is decided.
+    fn is_decided(&self) -> bool {
+        self.yes.current(&self.group) >= self.group.write_quorum
+    }
+
+    fn vote(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) {
+        match reply {
+            Some(Reply::Yes { identity, conditional }) => {
+                self.yes.insert(from, identity);
+                self.note(conditional);
+            }
+            Some(Reply::No(no)) => {
+                match &no {
+                    No::Refused(identity) => self.refusals.insert(from, *identity),
+                    No::Committed(_) => self.committed.insert(from),
+                    No::Fenced(members) => {
+                        self.group.learn(members);
+                    }
+                    _ => {}
+                }
+                self.reasons.push(no);
+            }
+            _ => {}
+        }
+    }
+
+    fn note(&mut self, conditional: Vec<InDoubt>) {
+        let mine = self.proposal.row.attempt;
+        for other in conditional {
+            if other.attempt != mine && !self.conditional.contains(&other) {
+                self.conditional.push(other);
+            }
+        }
+    }
+
+    /// Decided: everyone who has voted, or will not, is told; those whose vote is under way when it comes.
+    fn commit(&mut self, now: Time) -> Step<Outcome> {
+        let to = self.group.all().without(self.voting);
+        let (row, votes) = (self.proposal.row.clone(), self.yes.all());
+        let (round, sends) =
+            self.begin(now, to, COMMIT_TIME, || Request::Commit { row: row.clone(), votes: votes.clone() });
+        self.phase = Phase::Committing(round);
+        Step::sends(sends)
+    }
+
+    fn withdraw(&mut self, now: Time) -> Step<Outcome> {
+        let (path, attempt) = (self.proposal.row.path.clone(), self.proposal.row.attempt);
+        let to = self.group.all().without(self.yes.nodes()).without(self.refusals.nodes());
+        let (round, sends) =
+            self.begin(now, to, ASK_TIME, || Request::Ask { path: path.clone(), attempt, patient: false });
+        self.phase = Phase::Withdrawing(round);
+        let mut step = self.judge_withdrawal(now, round);
+        step.sends.splice(0..0, sends);
+        step
+    }
+
+    /// Goes on once the standings say what became of the try.
+    fn judge_withdrawal(&mut self, now: Time, round: Round) -> Step<Outcome> {
+        if self.is_decided() || !self.committed.is_empty() {
+            self.voting = NodeSet::default();
+            return self.commit(now);
+        }
+        if self.refusals.current(&self.group) >= self.group.refusal_quorum() {
+            return self.release(now);
+        }
+        if round.waiting().is_empty() {
+            self.phase = Phase::Over;
+            return Step::outcome(Outcome::Unknown);
+        }
+        Step::none()
+    }
+
+    fn release(&mut self, now: Time) -> Step<Outcome> {
+        let (path, attempt) = (self.proposal.row.path.clone(), self.proposal.row.attempt);
+        let refusals = self.refusals.all();
+        let (round, sends) = self.begin(now, self.yes.nodes(), ASK_TIME, || Request::Abort {
+            path: path.clone(),
+            attempt,
+            refusals: refusals.clone(),
+        });
+        if round.waiting().is_empty() {
+            return self.aborted();
+        }
+        self.phase = Phase::Releasing(round);
+        Step::sends(sends)
+    }
+
+    fn aborted(&mut self) -> Step<Outcome> {
+        self.phase = Phase::Over;
+        Step::outcome(Outcome::Aborted(std::mem::take(&mut self.reasons)))
+    }
+
+    /// After a vote, or the end of waiting for votes.
+    fn judge_votes(&mut self, now: Time, round: Round) -> Step<Outcome> {
+        if self.is_decided() || !self.committed.is_empty() {
+            return self.commit(now);
+        }
+        let possible = self.yes.current(&self.group) + round.waiting().len();
+        if possible < self.group.write_quorum {
+            return self.withdraw(now);
+        }
+        Step::none()
+    }
+
+    /// A vote that was under way when the others decided: its commit.
+    fn late_vote(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) -> Step<Outcome> {
+        self.vote(from, reply);
+        let request = Request::Commit { row: self.proposal.row.clone(), votes: self.yes.all() };
+        Step::sends(vec![Send { to: from, round: self.rounds, request }])
+    }
+
+    fn done(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) {
+        match reply {
+            Some(Reply::Done { counts, conditional }) => {
+                self.note(conditional);
+                if counts {
+                    self.committed.insert(from);
+                }
+            }
+            Some(Reply::Fenced(members)) => {
+                self.group.learn(&members);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Machine for Try {
+    type Outcome = Outcome;
+
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
+        let (mut phase, event) = (self.phase.clone(), event);
+        match (&mut phase, event) {
+            (Phase::New, _) => self.prepare(now),
+            (Phase::Preparing(round), Event::Reply { from, round: number, reply }) => {
+                if !round.took(from, number) {
+                    return Step::none();
+                }
+                self.voting.remove(from);
+                self.vote(from, reply);
+                self.phase = Phase::Preparing(*round);
+                self.judge_votes(now, *round)
+            }
+            (Phase::Preparing(round), Event::Time) if now >= round.until() => {
+                round.give_up();
+                self.judge_votes(now, *round)
+            }
+            (Phase::Withdrawing(round), Event::Reply { from, round: number, reply }) => {
+                if !round.took(from, number) {
+                    // A vote from before may still come.
+                    if self.voting.remove(from) {
+                        self.vote(from, reply);
+                    }
+                    return self.judge_withdrawal(now, *round);
+                }
+                self.phase = Phase::Withdrawing(*round);
+                if let Some(Reply::Standing(standing)) = reply {
+                    match standing {
+                        Standing::Committed(_) => self.committed.insert(from),
+                        Standing::Prepared(identity, _) => self.yes.insert(from, identity),
+                        Standing::Refused(identity) => self.refusals.insert(from, identity),
+                        Standing::Live | Standing::Unknown => {}
+                    }
+                }
+                self.judge_withdrawal(now, *round)
+            }
+            (Phase::Withdrawing(round), Event::Time) if now >= round.until() => {
+                round.give_up();
+                self.judge_withdrawal(now, *round)
+            }
+            (Phase::Releasing(round), Event::Reply { from, round: number, .. }) => {
+                if round.took(from, number) {
+                    self.phase = Phase::Releasing(*round);
+                }
+                if round.waiting().is_empty() { self.aborted() } else { Step::none() }
+            }
+            (Phase::Releasing(round), Event::Time) if now >= round.until() => self.aborted(),
+            (Phase::Committing(round), Event::Reply { from, round: number, reply }) => {
+                let took = round.took(from, number);
+                if !took && self.voting.remove(from) {
+                    return self.late_vote(from, reply);
+                }
+                self.phase = Phase::Committing(*round);
+                self.done(from, reply);
+                if self.committed.len() >= self.group.write_quorum {
+                    self.phase = Phase::Over;
+                    return Step::outcome(Outcome::Committed(self.conditional.clone()));
+                }
+                Step::none()
+            }
+            (Phase::Committing(round), Event::Time) if now >= round.until() => {
+                self.phase = Phase::Over;
+                Step::outcome(Outcome::Unknown)
+            }
+            (Phase::Over, Event::Reply { from, reply, .. })
+                if self.voting.remove(from) && self.is_decided() =>
+            {
+                self.late_vote(from, reply)
+            }
+            _ => Step::none(),
+        }
+    }
+
+    fn wake(&self) -> Option<Time> {
+        match &self.phase {
+            Phase::New => Some(0),
+            Phase::Preparing(round)
+            | Phase::Withdrawing(round)
+            | Phase::Releasing(round)
+            | Phase::Committing(round) => Some(round.until()),
+            Phase::Over => None,
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then settle the conditional tries
+//! that were judged without the tombstone, then answer. Tombstones only grow, so nothing ever has to be taken back.
+
+use super::machine::{Event, Group, Machine, NodeSet, Round, Step, Time};
+use super::put::check;
+use super::read::{self, Known, Read};
+use super::settle::{self, Settle};
+use crate::base::clock::Timestamp;
+use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, RETRY_PAUSE, WRITE_TIME};
+use crate::wire::condition::Conditions;
+use crate::wire::peer::{Held, InDoubt, Query, Reply, Request};
+
+/// Which versions are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Which {
+    /// The newest.
+    Newest,
+    /// This one.
+    Version(u64),
+    /// Every live one.
+    All,
+    /// Every live one but so many of the newest.
+    AllBut(u64),
+}
+
+/// What a DELETE comes to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// Tombstoned at a write quorum: the highest of the versions.
+    Deleted(u64),
+    /// There is no such live version.
+    Missing,
+    /// A condition does not hold.
+    Precondition,
+    /// What it hinges on has no outcome yet.
+    InDoubt,
+    /// Less than a quorum can be asked; nothing was deleted.
+    NoQuorum,
+    /// It may be deleted, or become so.
+    Unknown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Stage {
+    New,
+    Reading(Read),
+    /// What the choice hinges on is settled.
+    Clearing(Settle, Vec<InDoubt>),
+    Burying(Round, NodeSet),
+    Concluding(Settle, Vec<InDoubt>),
+    Waiting(Time, Vec<InDoubt>),
+    Over,
+}
+
+/// A DELETE.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Delete {
+    group: Group,
+    path: String,
+    which: Which,
+    conditions: Conditions,
+    at: Timestamp,
+    stage: Stage,
+    rounds: u32,
+    until: Time,
+    /// Versions below this one are still to be looked at.
+    below: u64,
+    /// Live versions that were passed over.
+    kept: u64,
+    highest: Option<u64>,
+    conditional: Vec<InDoubt>,
+    more: bool,
+}
+
+impl Delete {
+    /// A DELETE at a time.
+    pub fn new(group: Group, path: &str, which: Which, conditions: Conditions, at: Timestamp) -> Self {
+        Self {
+            group,
+            path: path.to_owned(),
+            which,
+            conditions,
+            at,
+            stage: Stage::New,
+            rounds: 0,
+            until: 0,
+            below: NUMBER_MAX + 1,
+            kept: 0,
+            highest: None,
+            conditional: Vec::new(),
+            more: false,
+        }
+    }
+
+    fn over(&mut self, outcome: Outcome) -> Step<Outcome> {
+        self.stage = Stage::Over;
+        Step::outcome(outcome)
+    }
+
+    /// After some were tombstoned, what is not known is whether all were.
+    fn fail(&mut self, outcome: Outcome) -> Step<Outcome> {
+        let outcome = if self.highest.is_some() { Outcome::Unknown } else { outcome };
+        self.over(outcome)
+    }
+
+    fn read(&mut self, now: Time) -> Step<Outcome> {
+        let query = match self.which {
+            Which::Newest => Query::Newest,
+            Which::Version(version) => Query::At(version),
+            Which::All | Which::AllBut(_) => Query::Below { version: self.below, limit: DELETE_PAGE },
+        };
+        self.stage = Stage::Reading(Read::new(self.group.clone(), &self.path, query, self.rounds));
+        self.go_on(now, Event::Time)
+    }
+
+    fn choose(&mut self, now: Time, known: Known) -> Step<Outcome> {
+        if known.held.is_empty() && !known.in_doubt.is_empty() {
+            return self.clear(now, known.in_doubt);
+        }
+        self.more = !known.complete;
+        self.below = known.held.last().map_or(0, |held| held.row.version);
+        let mut live: Vec<Held> =
+            known.held.into_iter().filter(|held| held.tombstoned_at.is_none()).collect();
+        if self.highest.is_none() && self.kept == 0 {
+            let Some(target) = live.first() else {
+                return if self.more { self.read(now) } else { self.over(Outcome::Missing) };
+            };
+            if !check(&self.conditions, Some(target)) {
+                return self.over(Outcome::Precondition);
+            }
+        }
+        if let Which::AllBut(keep) = self.which {
+            let passed = (keep - self.kept).min(live.len() as u64);
+            self.kept += passed;
+            live.drain(..passed as usize);
+        }
+        if live.is_empty() {
+            return self.next(now);
+        }
+        self.highest = self.highest.or(live.first().map(|held| held.row.version));
+        for held in &mut live {
+            held.tombstoned_at = Some(self.at);
+        }
+        self.rounds += 1;
+        let (path, until) = (self.path.clone(), now + COMMIT_TIME.as_millis() as u64);
+        let (round, sends) = Round::begin(self.rounds, self.group.all(), until, |_| Request::Finish {
+            path: path.clone(),
+            held: live.clone(),
+        });
+        self.stage = Stage::Burying(round, NodeSet::default());
+        Step::sends(sends)
+    }
+
+    /// The next page, or the end.
+    fn next(&mut self, now: Time) -> Step<Outcome> {
+        if self.more {
+            return self.read(now);
+        }
+        let conditional = std::mem::take(&mut self.conditional);
+        self.conclude(now, conditional)
+    }
+
+    fn clear(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
+        let Some(next) = doubts.pop() else { return self.read(now) };
+        self.stage = Stage::Clearing(self.settle(&next), doubts);
+        self.go_on(now, Event::Time)
+    }
+
+    /// Settles the last of `rest`, or answers.
+    fn conclude(&mut self, now: Time, rest: Vec<InDoubt>) -> Step<Outcome> {
+        let Some(next) = rest.last() else {
+            let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
+            return self.over(outcome);
+        };
+        self.stage = Stage::Concluding(self.settle(next), rest);
+        self.go_on(now, Event::Time)
+    }
+
+    fn settle(&self, in_doubt: &InDoubt) -> Settle {
+        Settle::new(self.group.clone(), &self.path, in_doubt, self.rounds)
+    }
+
+    fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
+        let mut stage = std::mem::replace(&mut self.stage, Stage::New);
+        let (sends, mut step) = match &mut stage {
+            Stage::Reading(read) => {
+                let inner = read.step(now, event);
+                self.rounds = read.rounds();
+                self.stage = stage;
+                let step = match inner.outcome {
+                    Some(read::Outcome::Known(known)) => self.choose(now, known),
+                    Some(read::Outcome::Unavailable) => self.fail(Outcome::NoQuorum),
+                    None => Step::none(),
+                };
+                (inner.sends, step)
+            }
+            Stage::Clearing(settle, rest) => {
+                let inner = settle.step(now, event);
+                self.rounds = settle.rounds();
+                let rest = rest.clone();
+                self.stage = stage;
+                let step = match inner.outcome {
+                    Some(settle::Outcome::Unknown) => self.over(Outcome::InDoubt),
+                    // One that is still worked on has not been answered: it is not there yet.
+                    Some(settle::Outcome::Live) => self.over(Outcome::Missing),
+                    Some(_) => self.clear(now, rest),
+                    None => Step::none(),
+                };
+                (inner.sends, step)
+            }
+            Stage::Burying(round, done) => {
+                if let Event::Reply { from, round: number, reply } = event
+                    && round.took(from, number)
+                    && let Some(Reply::Done { counts, conditional }) = reply
+                {
+                    if counts {
+                        done.insert(from);
+                    }
+                    for other in conditional {
+                        if !self.conditional.contains(&other) {
+                            self.conditional.push(other);
+                        }
+                    }
+                }
+                let (enough, lost) = (
+                    done.len() >= self.group.write_quorum,
+                    round.waiting().is_empty() || now >= round.until(),
+                );
+                self.stage = stage;
+                let step = match (enough, lost) {
+                    (true, _) => self.next(now),
+                    (false, true) => self.over(Outcome::Unknown),
+                    (false, false) => Step::none(),
+                };
+                (Vec::new(), step)
+            }
+            Stage::Concluding(settle, rest) => {
+                let inner = settle.step(now, event);
+                self.rounds = settle.rounds();
+                let mut rest = rest.clone();
+                self.stage = stage;
+                let step = match inner.outcome {
+                    Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
+                        rest.pop();
+                        self.conclude(now, rest)
+                    }
+                    Some(settle::Outcome::Live) if now < self.until => {
+                        self.stage = Stage::Waiting(now + RETRY_PAUSE.as_millis() as u64, rest);
+                        Step::none()
+                    }
+                    Some(_) => self.over(Outcome::Unknown),
+                    None => Step::none(),
+                };
+                (inner.sends, step)
+            }
+            Stage::New | Stage::Waiting(..) | Stage::Over => {
+                self.stage = stage;
+                (Vec::new(), Step::none())
+            }
+        };
+        step.sends.splice(0..0, sends);
+        step
+    }
+}
+
+impl Machine for Delete {
+    type Outcome = Outcome;
+
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
+        match &self.stage {
+            Stage::New => {
+                self.until = now + WRITE_TIME.as_millis() as u64;
+                self.read(now)
+            }
+            Stage::Waiting(until, rest) if now >= *until => {
+                let rest = rest.clone();
+                self.conclude(now, rest)
+            }
+            _ => self.go_on(now, event),
+        }
+    }
+
+    fn wake(&self) -> Option<Time> {
+        match &self.stage {
+            Stage::New => Some(0),
+            Stage::Reading(read) => read.wake(),
+            Stage::Clearing(settle, _) | Stage::Concluding(settle, _) => settle.wake(),
+            Stage::Burying(round, _) => Some(round.until()),
+            Stage::Waiting(until, _) => Some(*until),
+            Stage::Over => None,
+        }
+    }
+}
