@@ -77,12 +77,13 @@ impl Metadata {
             keep_versions: 0,
             ballast: Arc::clone(&ballast),
             open_databases: 2048,
+            roster: None,
         };
         let (indexes, _) = Indexes::start(&roots, &slots, &ballast).expect("an index");
         let Started { journals, recovered, .. } = Journals::start(&roots, true, 1).expect("a journal");
         let (writers, _) =
             Writers::start(&slots, &indexes, &rules, &journals, recovered, 1).expect("a writer");
-        let (readers, _) = Readers::start(&slots, &writers, &ballast, 512, 1).expect("a reader");
+        let (readers, _) = Readers::start(&slots, &writers, &ballast, 512, None, 1).expect("a reader");
         Self { writers, readers, indexes, _dir: dir }
     }
 }

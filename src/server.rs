@@ -143,6 +143,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         keep_versions: config.storage.keep_versions,
         ballast: Arc::clone(&ballast),
         open_databases: shares.writers,
+        roster: None,
     };
     if durability == Durability::Relaxed {
         // The slots may have lost what an index has seen.
@@ -155,7 +156,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
     let (writers, writing) =
         Writers::start(&slots, &indexes, &rules, &journals, recovered, cores).map_err(describe)?;
     let (readers, reading) =
-        Readers::start(&slots, &writers, &ballast, shares.readers, cores).map_err(describe)?;
+        Readers::start(&slots, &writers, &ballast, shares.readers, None, cores).map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
     let node = Node {
         run_id: Ulid::generate().to_string()[16..].to_lowercase(),

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::ids::ChunkId;
+use super::sha256::Sha256;
 use crate::limits::CHUNK_SIZE;
 
 /// A chunk of a blob: its hash and its length in bytes.
@@ -20,6 +21,14 @@ pub fn chunk_refs(ids: &[ChunkId], first: u64, size: u64) -> impl Iterator<Item 
         let len = size.saturating_sub(number * CHUNK_SIZE).min(CHUNK_SIZE);
         ChunkRef { id: *id, len }
     })
+}
+
+/// SHA-256 over a blob's size and the ids of its chunks: equal for equal bytes, whatever the blob is called.
+pub fn content(size: u64, chunks: &[ChunkId]) -> [u8; 32] {
+    let mut bytes = Vec::with_capacity(8 + chunks.len() * 32);
+    bytes.extend(size.to_le_bytes());
+    bytes.extend(chunks.iter().flat_map(|chunk| chunk.0));
+    Sha256::digest(&bytes)
 }
 
 /// One stretch of a blob ([`PART_SIZE`](crate::limits::PART_SIZE) bytes, the last of a chunk may be shorter).

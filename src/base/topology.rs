@@ -43,7 +43,10 @@ impl Topology {
         write_quorum: usize,
     ) -> Result<Self, String> {
         names.sort_unstable();
-        if let Some([twice, _]) = names.array_windows().find(|[one, other]| one == other) {
+        if names.is_empty() {
+            return Err("cluster.nodes is empty".to_owned());
+        }
+        if let Some((twice, _)) = names.iter().zip(&names[1..]).find(|(one, other)| one == other) {
             return Err(format!("cluster.nodes names '{twice}' twice"));
         }
         if names.len() > crate::limits::NODES_MAX {

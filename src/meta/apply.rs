@@ -117,6 +117,7 @@ pub(super) fn put(db: &Connection, new: &NewBlob, moment: Moment) -> Result<Stor
         created_at: moment.now,
         tombstoned_at: None,
         headers: new.headers.clone(),
+        hollow: false,
     };
     insert(db, &record, new, moment.seq)?;
     if moment.keep_versions > 0 {
@@ -146,7 +147,7 @@ pub(super) fn insert(db: &Connection, record: &BlobMeta, new: &NewBlob, seq: u64
 }
 
 /// `[{"id": sha256, "len": bytes}, ...]`
-fn chunk_list(chunks: &[ChunkId], size: u64) -> String {
+pub(super) fn chunk_list(chunks: &[ChunkId], size: u64) -> String {
     let mut json = String::with_capacity(chunks.len() * 96 + 2);
     json.push('[');
     for (index, ChunkRef { id, len }) in chunk_refs(chunks, 0, size).enumerate() {
@@ -158,8 +159,9 @@ fn chunk_list(chunks: &[ChunkId], size: u64) -> String {
     json
 }
 
-fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()> {
-    let mut insert = db.prepare_cached("INSERT INTO parts (key, chunk_id, sums) VALUES (?1, ?2, ?3)")?;
+pub(super) fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()> {
+    let mut insert =
+        db.prepare_cached("INSERT OR REPLACE INTO parts (key, chunk_id, sums) VALUES (?1, ?2, ?3)")?;
     for (number, part) in (parts.first..).zip(&parts.parts) {
         let sums: Vec<u8> = part.sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         insert.execute((part_key(row, number), &part.chunk.0[..], sums))?;
@@ -167,7 +169,8 @@ fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()
     if parts.inline.is_empty() {
         return Ok(());
     }
-    let mut insert = db.prepare_cached("INSERT INTO inline_chunks (key, bytes) VALUES (?1, ?2)")?;
+    let mut insert =
+        db.prepare_cached("INSERT OR REPLACE INTO inline_chunks (key, bytes) VALUES (?1, ?2)")?;
     for (number, bytes) in &parts.inline {
         insert.execute((part_key(row, *number), &bytes[..]))?;
     }
@@ -199,6 +202,17 @@ pub(super) fn abandon(db: &Connection, staged: Option<Row>) -> rusqlite::Result<
         delete_parts(db, row)?;
         db.prepare_cached("DELETE FROM uploads WHERE pk = ?1")?.execute([row.0])?;
     }
+    Ok(())
+}
+
+/// Gives parts to another row.
+pub(super) fn move_parts(db: &Connection, from: Row, to: Row) -> rusqlite::Result<()> {
+    let (first, last) = part_keys(from);
+    let shift = part_key(to, 0) - first;
+    db.prepare_cached("UPDATE parts SET key = key + ?1 WHERE key BETWEEN ?2 AND ?3")?
+        .execute((shift, first, last))?;
+    db.prepare_cached("UPDATE inline_chunks SET key = key + ?1 WHERE key BETWEEN ?2 AND ?3")?
+        .execute((shift, first, last))?;
     Ok(())
 }
 

@@ -17,18 +17,19 @@ use super::apply::{self, Moment};
 use super::databases::Databases;
 use super::index::{Change, Indexes};
 use super::journal::{Journal, Journals, Recovered};
-use super::op::{Answer, Op, stopped};
+use super::op::{Answer, Op, Told, stopped};
 use super::pending::Pending;
 use super::record::Record;
 use super::schema::{self, Durability, is_full};
 use super::slots::{Slots, State};
 use super::types::Failure;
 use super::writer::{Rules, refusal};
-use super::{birth, query};
+use super::{birth, query, replica};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::limits::{COMMIT_BATCH, VACUUM_PAGES};
+use crate::replication::participant::Context;
 
 /// A transaction that did not come to pass.
 enum Aborted {
@@ -157,8 +158,10 @@ impl Writer {
             db.execute_batch("COMMIT")?;
         }
         let oldest = query::oldest_undropped(db)?;
+        let prepared = replica::oldest_prepared(db)?;
         let known = Cursor { seq: query::last_seq(db)?, row: query::next_row(db)?.0 };
         self.slots.set_oldest_tombstone(slot, oldest);
+        self.slots.set_oldest_prepared(slot, prepared);
         self.take_over(slot, Some(known))
     }
 
@@ -259,7 +262,7 @@ impl Writer {
 
     /// Makes one change by itself, on a disk that is full; what gives space back gets the ballast.
     fn alone(&mut self, slot: Slot, op: &Op) -> Result<Answer> {
-        let frees = matches!(op, Op::Delete { .. } | Op::Dropped { .. } | Op::Abandon(_));
+        let frees = op.may_use_ballast();
         loop {
             match self.transaction(slot, std::slice::from_ref(op)) {
                 Ok(mut results) => return results.pop().unwrap_or_else(|| Err(stopped())),
@@ -339,7 +342,9 @@ impl Writer {
         let Some(db) = self.opened(slot) else {
             return Err(Aborted::Before(query::corrupt("table of databases")));
         };
-        let made = prepare(db, ops, keep_versions);
+        let context = self.rules.roster.as_ref();
+        let context = context.map(|roster| roster.context(slot, self.slots.is_recovering(slot)));
+        let made = prepare(db, ops, keep_versions, context.as_ref());
         let (results, change) = match made {
             Ok(made) => made,
             Err(error) => {
@@ -356,7 +361,7 @@ impl Writer {
         self.slots.step_generation(slot);
         committed.map_err(Aborted::InCommit)?;
         if let Some((moment, paths)) = change {
-            if moment.keep_versions > 0 || ops.iter().any(|op| matches!(op, Op::Delete { .. })) {
+            if moment.keep_versions > 0 || ops.iter().any(Op::buries) {
                 self.slots.note_tombstone(slot, moment.now);
             }
             let disk = self.slots.disk(slot);
@@ -365,6 +370,12 @@ impl Writer {
                     self.indexes.apply(disk, vec![Change { slot, seq: moment.seq, reset: false, entries }]);
                 }
                 Err(error) => self.indexes.miss(disk, &error),
+            }
+        }
+        if ops.iter().any(Op::changes_tries) {
+            match replica::oldest_prepared(db) {
+                Ok(oldest) => self.slots.set_oldest_prepared(slot, oldest),
+                Err(error) => tracing::warn!(%slot, %error, "cannot look for tries without an outcome"),
             }
         }
         if ops.iter().any(|op| matches!(op, Op::Dropped { .. })) {
@@ -393,13 +404,22 @@ fn shrink(db: &Connection, slots: &Slots, rules: &Rules, slot: Slot) {
 type Prepared = (Vec<Result<Answer>>, Option<(Moment, Vec<String>)>);
 
 /// Everything of a transaction but its commit: the answers, and which paths changed.
-fn prepare(db: &Connection, ops: &[Op], keep_versions: u64) -> rusqlite::Result<Prepared> {
+fn prepare(
+    db: &Connection,
+    ops: &[Op],
+    keep_versions: u64,
+    context: Option<&Context>,
+) -> rusqlite::Result<Prepared> {
     db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let moment = Moment { seq: query::last_seq(db)? + 1, now: Timestamp::now(), keep_versions };
     let mut changed = Vec::new();
     let mut results = Vec::with_capacity(ops.len());
     for op in ops {
-        results.push(match op.apply(db, moment) {
+        results.push(match op.apply(db, Told { moment, context }) {
+            Ok(Answer::Peer(reply, paths)) => {
+                changed.extend(paths);
+                Ok(Answer::Peer(reply, Vec::new()))
+            }
             Ok(answer) => {
                 if answer.changes_versions() {
                     changed.extend(op.path().map(str::to_owned));

@@ -21,6 +21,7 @@ mod query;
 mod queue;
 pub mod reader;
 mod record;
+pub mod replica;
 pub mod schema;
 mod settle;
 pub mod slots;

@@ -1,13 +1,18 @@
 //! What a writer can be asked to do to a slot.
 
+use std::sync::Arc;
+
 use rusqlite::Connection;
 
 use super::apply::{self, Moment};
+use super::replica::{self, Replica, Uploaded};
 use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
+use crate::replication::participant::{self, Context, Surroundings};
 use crate::wire::condition::Conditions;
+use crate::wire::peer;
 
 /// What a writer is asked for, and where its answer goes.
 pub(super) enum Op {
@@ -31,6 +36,17 @@ pub(super) enum Op {
         rows: Vec<Row>,
         reply: Reply<()>,
     },
+    /// A request of a coordinator, with the data of a proposal.
+    Peer {
+        request: Box<peer::Request>,
+        data: Option<Arc<Uploaded>>,
+        around: Surroundings,
+        reply: Reply<peer::Reply>,
+    },
+    /// Whether the files of a blob that nothing names may go.
+    Sweep(BlobId, Reply<bool>),
+    /// Chunks for a version that lacks them.
+    Fill(Arc<Uploaded>, Reply<bool>),
 }
 
 /// What an operation came to, before its commit.
@@ -39,6 +55,9 @@ pub(super) enum Answer {
     Stored(Stored),
     Staged(Row),
     Deleted(BlobMeta),
+    /// With the paths whose versions changed.
+    Peer(peer::Reply, Vec<String>),
+    Is(bool),
 }
 
 impl Answer {
@@ -48,9 +67,18 @@ impl Answer {
     }
 }
 
+/// What a transaction is told beside its operations.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub moment: Moment,
+    /// Of the replica, in a cluster.
+    pub context: Option<&'a Context>,
+}
+
 impl Op {
     /// Makes the change, inside the writer's transaction.
-    pub(super) fn apply(&self, db: &Connection, moment: Moment) -> std::result::Result<Answer, Failure> {
+    pub(super) fn apply(&self, db: &Connection, told: Told<'_>) -> std::result::Result<Answer, Failure> {
+        let moment = told.moment;
         Ok(match self {
             Self::Settle(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
@@ -68,7 +96,45 @@ impl Op {
                 apply::dropped(db, rows, moment)?;
                 Answer::Done
             }
+            Self::Peer { request, data, around, .. } => {
+                let context = told.context.ok_or_else(no_cluster)?;
+                let mut rows = Replica { db, moment, data: data.as_ref(), changed: Vec::new() };
+                let reply = participant::answer(&mut rows, context, *around, request)?;
+                Answer::Peer(reply, rows.changed)
+            }
+            Self::Sweep(blob, _) => {
+                let mut rows = Replica { db, moment, data: None, changed: Vec::new() };
+                let may_go = participant::sweep(&mut rows, *blob)?;
+                if may_go {
+                    replica::discard(db, *blob)?;
+                }
+                Answer::Is(may_go)
+            }
+            Self::Fill(data, _) => Answer::Is(replica::fill(db, data, moment.seq)?),
         })
+    }
+
+    /// Whether tries without an outcome may be more or fewer after this.
+    pub(super) fn changes_tries(&self) -> bool {
+        matches!(self, Self::Peer { .. })
+    }
+
+    /// Whether versions may be tombstones after this.
+    pub(super) fn buries(&self) -> bool {
+        match self {
+            Self::Delete { .. } => true,
+            Self::Peer { request, .. } => matches!(**request, peer::Request::Finish { .. }),
+            _ => false,
+        }
+    }
+
+    /// Whether it gives space back, or finishes what space was reserved for, so that a full disk's ballast is for it.
+    pub(super) fn may_use_ballast(&self) -> bool {
+        match self {
+            Self::Delete { .. } | Self::Dropped { .. } | Self::Abandon(_) | Self::Sweep(..) => true,
+            Self::Peer { request, .. } => !matches!(**request, peer::Request::Prepare { .. }),
+            _ => false,
+        }
     }
 
     /// The path whose versions this changes.
@@ -76,6 +142,7 @@ impl Op {
         match self {
             Self::Put(blob, _) => Some(&blob.path),
             Self::Delete { path, .. } => Some(path),
+            Self::Peer { request, .. } => Some(request.path()),
             _ => None,
         }
     }
@@ -104,6 +171,16 @@ impl Op {
                     |answer| if let Answer::Deleted(record) = answer { Some(record) } else { None },
                 );
             }
+            Self::Peer { reply, .. } => {
+                send(
+                    reply,
+                    result,
+                    |answer| if let Answer::Peer(reply, _) = answer { Some(reply) } else { None },
+                );
+            }
+            Self::Sweep(_, reply) | Self::Fill(_, reply) => {
+                send(reply, result, |answer| if let Answer::Is(is) = answer { Some(is) } else { None });
+            }
             Self::Abandon(row) => {
                 if let Err(error) = result {
                     tracing::warn!(?row, %error, "an abandoned upload keeps its rows until the next start");
@@ -111,6 +188,10 @@ impl Op {
             }
         }
     }
+}
+
+fn no_cluster() -> Failure {
+    Error::new(Code::BadRequest, "this node runs alone: it has no part in a two-phase commit").into()
 }
 
 /// What is told when the writer's thread is gone.

@@ -51,6 +51,7 @@ impl Rig {
             keep_versions: 0,
             ballast: Arc::clone(&ballast),
             open_databases: 300,
+            roster: None,
         };
         let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).unwrap();
         let Started { journals, recovered, recyclers } = Journals::start(&roots, true, 1).unwrap();

@@ -15,7 +15,10 @@ use crate::limits::PARTS_PER_CHUNK;
 /// The columns that [`record`] reads, and the rest of the question.
 macro_rules! select_record {
     ($rest:literal) => {
-        concat!("SELECT pk, version, blob_id, size, created_at, tombstoned_at, headers FROM blobs ", $rest)
+        concat!(
+            "SELECT pk, version, blob_id, size, created_at, tombstoned_at, headers, hollow FROM blobs ",
+            $rest
+        )
     };
 }
 
@@ -34,7 +37,7 @@ pub(super) fn busy() -> rusqlite::Error {
     )
 }
 
-fn time(text: &str) -> Result<Timestamp> {
+pub(super) fn time(text: &str) -> Result<Timestamp> {
     Timestamp::parse(text).ok_or_else(|| corrupt("time"))
 }
 
@@ -47,6 +50,7 @@ fn record(row: &SqlRow<'_>) -> Result<BlobMeta> {
         created_at: time(row.get_ref(4)?.as_str()?)?,
         tombstoned_at: row.get_ref(5)?.as_str_or_null()?.map(time).transpose()?,
         headers: row.get(6)?,
+        hollow: row.get(7)?,
     })
 }
 
@@ -235,7 +239,8 @@ pub(super) fn staged(db: &Connection) -> Result<Vec<Row>> {
 pub(super) fn next_row(db: &Connection) -> Result<Row> {
     db.prepare_cached(
         "SELECT max(coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'blobs'), 0),
-                    coalesce((SELECT max(pk) FROM uploads), 0)) + 1",
+                    coalesce((SELECT max(pk) FROM uploads), 0),
+                    coalesce((SELECT max(pk) FROM prepared), 0)) + 1",
     )?
     .query_row([], |row| row.get(0).map(Row))
 }

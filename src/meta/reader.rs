@@ -10,7 +10,9 @@ use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use rusqlite::Connection;
 
+use super::apply::Moment;
 use super::databases::Databases;
+use super::replica::{self, Replica};
 use super::schema;
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, Failure, Reply, Row};
@@ -23,7 +25,10 @@ use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
 use crate::limits::READER_QUEUE;
+use crate::replication::participant::{self, Context, Surroundings};
+use crate::replication::roster::Roster;
 use crate::wire::condition::Conditions;
+use crate::wire::peer::{self, Held, InDoubt};
 
 /// A version that was asked for.
 #[derive(Clone, Debug)]
@@ -49,7 +54,14 @@ enum Question {
     Admit { path: String, version: Option<u64>, conditions: Conditions, reply: Reply<()> },
     IsKnown { blob_id: BlobId, reply: Reply<bool> },
     Undropped { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, BlobId)>> },
+    Peer { request: Box<peer::Request>, reply: Reply<peer::Reply> },
+    InDoubt { until: Timestamp, limit: usize, reply: Reply<Vec<(String, InDoubt)>> },
+    Page { after: i64, limit: usize, reply: Reply<Handed> },
+    Hollow { limit: usize, reply: Reply<Vec<Held>> },
 }
+
+/// Versions of a slot, and where to go on.
+pub type Handed = (Vec<Held>, Option<i64>);
 
 /// The readers of all cores.
 #[derive(Clone)]
@@ -69,12 +81,14 @@ impl Readers {
         writers: &Writers,
         ballast: &Arc<Vec<Ballast>>,
         open_databases: usize,
+        roster: Option<&Arc<Roster>>,
         cores: usize,
     ) -> std::io::Result<(Self, Vec<JoinHandle<()>>)> {
         let start = |core| {
             let (queue, questions) = async_channel::bounded(READER_QUEUE);
             let databases = Databases::new(open_databases);
-            let reader = Reader { slots: Arc::clone(slots), ballast: Arc::clone(ballast), databases };
+            let (slots, roster) = (Arc::clone(slots), roster.map(Arc::clone));
+            let reader = Reader { slots, roster, ballast: Arc::clone(ballast), databases };
             let thread = thread::Builder::new().name(format!("meta-read-{core}"));
             Ok((queue, thread.spawn(move || reader.run(&questions))?))
         };
@@ -134,6 +148,31 @@ impl Readers {
         self.ask(slot, |reply| Question::Admit { path, version, conditions, reply }).await
     }
 
+    /// Answers a coordinator's read.
+    pub async fn peer(&self, slot: Slot, request: peer::Request) -> Result<peer::Reply> {
+        self.ask(slot, |reply| Question::Peer { request: Box::new(request), reply }).await
+    }
+
+    /// Tries without an outcome that were voted for at or before `until`, with their paths.
+    pub async fn in_doubt(
+        &self,
+        slot: Slot,
+        until: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<(String, InDoubt)>> {
+        self.ask(slot, |reply| Question::InDoubt { until, limit, reply }).await
+    }
+
+    /// Versions of a slot in the order of their row numbers, above `after`.
+    pub async fn page(&self, slot: Slot, after: i64, limit: usize) -> Result<Handed> {
+        self.ask(slot, |reply| Question::Page { after, limit, reply }).await
+    }
+
+    /// Live versions whose chunks are not here.
+    pub async fn hollow(&self, slot: Slot, limit: usize) -> Result<Vec<Held>> {
+        self.ask(slot, |reply| Question::Hollow { limit, reply }).await
+    }
+
     /// Whether a blob has a row, tombstoned or not.
     pub async fn is_known(&self, slot: Slot, blob_id: BlobId) -> Result<bool> {
         self.ask(slot, |reply| Question::IsKnown { blob_id, reply }).await
@@ -147,6 +186,7 @@ impl Readers {
 
 struct Reader {
     slots: Arc<Slots>,
+    roster: Option<Arc<Roster>>,
     ballast: Arc<Vec<Ballast>>,
     databases: Databases,
 }
@@ -194,7 +234,25 @@ impl Reader {
                 });
             }
             Question::IsKnown { blob_id, reply } => {
-                self.reply(slot, reply, |db| Ok(db.map_or(Ok(false), |db| query::is_known(db, blob_id))?));
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(false), |db| replica::is_named(db, blob_id))?));
+            }
+            Question::Peer { request, reply } => {
+                let recovering = self.slots.is_recovering(slot);
+                let context = self.roster.as_ref().map(|roster| roster.context(slot, recovering));
+                self.reply(slot, reply, |db| answer_peer(db, context.as_ref(), &request));
+            }
+            Question::InDoubt { until, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| replica::in_doubt(db, until, limit))?)
+                });
+            }
+            Question::Page { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok((Vec::new(), None)), |db| replica::page(db, after, limit))?)
+                });
+            }
+            Question::Hollow { limit, reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| replica::hollow(db, limit))?));
             }
             Question::Undropped { until, limit, reply } => {
                 self.reply(slot, reply, |db| {
@@ -234,6 +292,28 @@ impl Reader {
         // An asker that is gone needs no answer.
         let _ = reply.send(result);
     }
+}
+
+/// What a coordinator reads.
+fn answer_peer(
+    db: Option<&Connection>,
+    context: Option<&Context>,
+    request: &peer::Request,
+) -> std::result::Result<peer::Reply, Failure> {
+    let (Some(context), peer::Request::Read { .. }) = (context, request) else {
+        return Err(Error::new(Code::BadRequest, "not a read of a cluster").into());
+    };
+    let Some(db) = db else {
+        return Ok(if context.recovering {
+            peer::Reply::Recovering
+        } else {
+            peer::Reply::Known { held: Vec::new(), complete: true, highest: 0, in_doubt: Vec::new() }
+        });
+    };
+    let moment = Moment { seq: 0, now: Timestamp(0), keep_versions: 0 };
+    let mut rows = Replica { db, moment, data: None, changed: Vec::new() };
+    let around = Surroundings { has_data: false, has_room: false, is_live: false };
+    Ok(participant::answer(&mut rows, context, around, request)?)
 }
 
 fn find(

@@ -47,6 +47,7 @@ impl Record {
             created_at: self.now,
             tombstoned_at: None,
             headers: self.blob.headers.clone(),
+            hollow: false,
         }
     }
 

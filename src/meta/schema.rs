@@ -27,7 +27,7 @@ pub(super) const NEW_FILE: &str = "meta.sqlite3.new";
 
 /// "AmBr" in the file's header: this is a slot of AmberBlob.
 const APPLICATION_ID: i32 = 0x416d_4272;
-const VERSION: i32 = 1;
+const VERSION: i32 = 2;
 /// Pages of log at which it is written back: the most that an opening has to read.
 const CHECKPOINT_PAGES: i32 = 100;
 /// KiB of page cache per connection.
@@ -45,11 +45,15 @@ CREATE TABLE blobs (
     dropped_at TEXT,            -- when the chunks of a tombstoned version went
     seq INTEGER NOT NULL,       -- number of the transaction that last changed the row
     headers TEXT NOT NULL,      -- JSON: [[name, value], ...]
+    ballot INTEGER NOT NULL DEFAULT 0,  -- which try of its upload made it
+    content BLOB,               -- SHA-256 of size and chunk ids, where replicas compare it
+    hollow INTEGER NOT NULL DEFAULT 0,  -- 1: this replica lacks its chunks
     chunks TEXT NOT NULL,       -- JSON: [{\"id\": sha256, \"len\": bytes}, ...]
     UNIQUE (path, version)
 );
 CREATE UNIQUE INDEX idx_blobs_blob_id ON blobs (blob_id);
 CREATE INDEX idx_blobs_seq ON blobs (seq);
+CREATE INDEX idx_blobs_hollow ON blobs (pk) WHERE hollow = 1;
 CREATE INDEX idx_blobs_undropped ON blobs (tombstoned_at) WHERE tombstoned_at IS NOT NULL AND dropped_at IS NULL;
 CREATE TABLE blob_chunk_archives (
     pk INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -74,6 +78,24 @@ CREATE TABLE inline_chunks (
     key INTEGER PRIMARY KEY,
     bytes BLOB NOT NULL
 );
+-- Tries that this replica voted yes for and whose outcome it does not know.
+CREATE TABLE prepared (
+    pk INTEGER PRIMARY KEY,     -- the row its parts are under, and its version will be
+    path TEXT NOT NULL,
+    version INTEGER NOT NULL,
+    blob_id TEXT NOT NULL UNIQUE,
+    ballot INTEGER NOT NULL,
+    prepared_at INTEGER NOT NULL,   -- milliseconds since 1970
+    chunks TEXT NOT NULL,
+    proposal BLOB NOT NULL,     -- as it came
+    UNIQUE (path, version)
+);
+-- Tries that this replica has refused for good.
+CREATE TABLE refusals (
+    blob_id TEXT NOT NULL,
+    ballot INTEGER NOT NULL,    -- 4294967295: all of them
+    PRIMARY KEY (blob_id, ballot)
+) WITHOUT ROWID;
 -- Uploads that have staged parts and no row in blobs yet.
 CREATE TABLE uploads (
     pk INTEGER PRIMARY KEY,

@@ -39,6 +39,8 @@ struct Entry {
     generation: AtomicU64,
     pending: AtomicBool,
     oldest_tombstone: AtomicI64,
+    oldest_prepared: AtomicI64,
+    recovering: AtomicBool,
     reason: Mutex<String>,
 }
 
@@ -57,6 +59,8 @@ impl Slots {
             generation: AtomicU64::new(0),
             pending: AtomicBool::new(false),
             oldest_tombstone: AtomicI64::new(NEVER),
+            oldest_prepared: AtomicI64::new(NEVER),
+            recovering: AtomicBool::new(false),
             reason: Mutex::default(),
         };
         Self { entries: slots.map(entry).collect() }
@@ -139,6 +143,27 @@ impl Slots {
             State::Failed => format!("slot {slot} is out of service: {}; see /readyz", self.reason(slot)),
         };
         Err(Error::new(Code::SlotUnavailable, message))
+    }
+
+    /// Whether this replica has lost its memory and does not have it back yet.
+    pub fn is_recovering(&self, slot: Slot) -> bool {
+        self.entry(slot).recovering.load(Ordering::Acquire)
+    }
+
+    /// Notes whether it has.
+    pub fn set_recovering(&self, slot: Slot, recovering: bool) {
+        self.entry(slot).recovering.store(recovering, Ordering::Release);
+    }
+
+    /// Notes when the slot's oldest try without an outcome was voted for.
+    pub(super) fn set_oldest_prepared(&self, slot: Slot, time: Option<Timestamp>) {
+        self.entry(slot).oldest_prepared.store(time.map_or(NEVER, |time| time.0), Ordering::Release);
+    }
+
+    /// Whether the slot has tries without an outcome that were voted for at or before `until`.
+    pub fn has_prepared(&self, slot: Slot, until: Timestamp) -> bool {
+        self.state(slot) == State::Ready
+            && self.entry(slot).oldest_prepared.load(Ordering::Acquire) <= until.0
     }
 
     /// Notes that the slot's oldest tombstone with chunks is now this one.

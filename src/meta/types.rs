@@ -63,6 +63,8 @@ pub struct BlobMeta {
     pub tombstoned_at: Option<Timestamp>,
     /// Stored header fields, opaque here.
     pub headers: String,
+    /// Whether its chunks are not here but on other replicas.
+    pub hollow: bool,
 }
 
 impl BlobMeta {

@@ -15,6 +15,7 @@ use super::commit::Writer;
 use super::index::Indexes;
 use super::journal::{Journals, Recovered};
 use super::op::{Op, stopped};
+use super::replica::Uploaded;
 use super::schema::{self, Durability, is_damaged, is_full};
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, NewBlob, Reply, Row, Stored, Which};
@@ -24,7 +25,10 @@ use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
 use crate::limits::WRITER_QUEUE;
+use crate::replication::participant::Surroundings;
+use crate::replication::roster::Roster;
 use crate::wire::condition::Conditions;
+use crate::wire::peer;
 
 /// What all writers go by.
 #[derive(Clone)]
@@ -39,6 +43,8 @@ pub struct Rules {
     pub ballast: Arc<Vec<Ballast>>,
     /// Databases that one thread keeps open.
     pub open_databases: usize,
+    /// The replicas of all slots, in a cluster.
+    pub roster: Option<Arc<Roster>>,
 }
 
 /// The writers of all cores.
@@ -149,6 +155,27 @@ impl Writers {
     ) -> Result<BlobMeta> {
         let path = path.to_owned();
         self.ask(slot, |reply| Op::Delete { path, which, conditions, reply }).await
+    }
+
+    /// Answers a coordinator's request; `data` is that of a proposal.
+    pub async fn peer(
+        &self,
+        slot: Slot,
+        request: peer::Request,
+        data: Option<Arc<Uploaded>>,
+        around: Surroundings,
+    ) -> Result<peer::Reply> {
+        self.ask(slot, |reply| Op::Peer { request: Box::new(request), data, around, reply }).await
+    }
+
+    /// Whether the files of a blob may go: nothing names it, and from now on nothing will.
+    pub async fn sweep(&self, slot: Slot, blob: BlobId) -> Result<bool> {
+        self.ask(slot, |reply| Op::Sweep(blob, reply)).await
+    }
+
+    /// Gives a version the chunks that it lacks; false: it does not lack them any more.
+    pub async fn fill(&self, slot: Slot, data: Arc<Uploaded>) -> Result<bool> {
+        self.ask(slot, |reply| Op::Fill(data, reply)).await
     }
 
     /// Records that the chunks of tombstoned versions are gone.

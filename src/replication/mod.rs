@@ -11,4 +11,5 @@ pub mod machine;
 pub mod participant;
 pub mod put;
 pub mod read;
+pub mod roster;
 pub mod settle;
