@@ -36,6 +36,8 @@ pub enum Code {
     Internal,
     /// 501: an unknown method or transfer coding, or a reserved feature.
     NotImplemented,
+    /// 503: less than a quorum of the slot's replicas can be asked.
+    QuorumUnavailable,
     /// 503: this slot is out of service for now.
     SlotUnavailable,
     /// 503: the write may or may not have happened; ask again.
@@ -61,7 +63,7 @@ impl Code {
             Self::HeadersTooLarge => 431,
             Self::Internal => 500,
             Self::NotImplemented => 501,
-            Self::SlotUnavailable | Self::OutcomeUnknown => 503,
+            Self::QuorumUnavailable | Self::SlotUnavailable | Self::OutcomeUnknown => 503,
             Self::DiskFull => 507,
         }
     }
@@ -84,6 +86,7 @@ impl Code {
             Self::HeadersTooLarge => "HeadersTooLarge",
             Self::Internal => "Internal",
             Self::NotImplemented => "NotImplemented",
+            Self::QuorumUnavailable => "QuorumUnavailable",
             Self::SlotUnavailable => "SlotUnavailable",
             Self::OutcomeUnknown => "OutcomeUnknown",
             Self::DiskFull => "DiskFull",

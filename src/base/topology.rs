@@ -150,7 +150,9 @@ mod tests {
         let mut shares = [0; 5];
         for slot in Slot::all() {
             let mut replicas = topology.replicas(slot).to_vec();
-            replicas.iter().for_each(|node| shares[node.index()] += 1);
+            for node in &replicas {
+                shares[node.index()] += 1;
+            }
             replicas.sort_unstable();
             replicas.dedup();
             assert_eq!(replicas.len(), 3);

@@ -92,7 +92,9 @@ pub(super) enum Failure {
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         let fields = match error.code {
-            Code::SlotUnavailable | Code::OutcomeUnknown => vec![("Retry-After", "1".to_owned())],
+            Code::QuorumUnavailable | Code::SlotUnavailable | Code::OutcomeUnknown => {
+                vec![("Retry-After", "1".to_owned())]
+            }
             _ => Vec::new(),
         };
         Self::Refused(error, fields)

@@ -4,6 +4,7 @@
 //! [`Error`](crate::base::error::Error) for that client; none panics on input, and none keeps more than
 //! `limits.rs` allows.
 
+pub mod answer;
 pub mod chunked;
 pub mod condition;
 pub mod digest;
@@ -15,6 +16,7 @@ pub mod multipart;
 pub mod peer;
 pub mod query;
 pub mod range;
+pub mod request;
 pub mod response;
 mod scan;
 #[cfg(test)]
