@@ -11,6 +11,26 @@ pub const SLOTS: u16 = 2048;
 /// Nodes of a cluster.
 pub const NODES_MAX: usize = 32;
 
+/// Version of the protocol between nodes.
+pub const PROTOCOL: u32 = 1;
+/// A message between nodes.
+pub const PEER_MESSAGE_MAX: usize = 32 << 20;
+/// Time for a connection to another node.
+pub const PEER_CONNECT: Duration = Duration::from_secs(1);
+/// Time without an answer after which a node is taken for one that does not answer, until it does again.
+pub const SLOW_ANSWER: Duration = Duration::from_secs(1);
+/// Silence of a coordinator in the middle of a body: its client may fill a small buffer at the slowest rate.
+pub const PEER_SILENCE: Duration = Duration::from_mins(5);
+/// Connections of one core to another node that are in use.
+pub const LINKS_BUSY: usize = 1024;
+/// Connections of one core to another node that are kept for the next request.
+pub const LINKS_IDLE: usize = 64;
+/// How long they are kept; less than the other end keeps them.
+pub const LINK_IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long data waits for its vote.
+pub const UPLOAD_KEEP: Duration = Duration::from_mins(1);
+/// Blobs whose data waits for a vote.
+pub const UPLOADS_MAX: usize = 16 << 10;
 /// Time a coordinator waits for votes.
 pub const PREPARE_TIME: Duration = Duration::from_secs(5);
 /// Time it waits to hear how a try stands.

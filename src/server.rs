@@ -74,7 +74,7 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         let cpu = cpus[number % cpus.len()];
         let run = move || {
             pin(cpu);
-            if let Err(error) = core::run(number, node, listener, stopping) {
+            if let Err(error) = core::run(number, node, listener, None, stopping) {
                 // Nobody listens once the node is stopping anyway.
                 let _ = end.send(End::Failed(format!("core {number} cannot run: {error}")));
             }
@@ -173,6 +173,8 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         tombstone_grace: config.storage.tombstone_grace,
         placement: Placement::new(cores, shares.connections),
         open_chunks: shares.chunks,
+        cluster: None,
+        keep_versions: config.storage.keep_versions,
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),
     };

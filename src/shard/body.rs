@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use super::connection::Connection;
+use super::connection::{Connection, Plane};
 use super::pace::{Pace, TooSlow};
 use super::reply::Failure;
 use crate::base::error::{Code, Error};
@@ -40,13 +40,13 @@ impl From<io::Error> for Failure {
 }
 
 impl Body {
-    pub(super) fn new(head: &Head) -> Self {
+    pub(super) fn new(head: &Head, plane: Plane) -> Self {
         let state = match head.framing {
             Framing::None => State::Length(0),
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Chunked(Box::default()),
         };
-        Self { state, expected: head.expect_continue, pace: Pace::new(), low_water: LowWater::default() }
+        Self { state, expected: head.expect_continue, pace: Pace::new(plane), low_water: LowWater::default() }
     }
 
     /// Whether all of it was received.

@@ -32,7 +32,16 @@ use crate::wire::response::{ResponseHead, error_body};
 
 const INBOX_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + INBOX_MIN;
 
-/// A client's connection.
+/// Who a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plane {
+    /// Clients.
+    Public,
+    /// Other nodes.
+    Peer,
+}
+
+/// A client's connection, or one to or from another node.
 pub(super) struct Connection {
     core: Rc<Core>,
     stream: Socket,
@@ -41,6 +50,7 @@ pub(super) struct Connection {
     inbox: Vec<u8>,
     used: usize,
     sequence: Sequence,
+    plane: Plane,
 }
 
 /// What stands at the beginning of a request.
@@ -53,7 +63,7 @@ enum Begun {
 }
 
 impl Connection {
-    pub(super) fn new(core: &Rc<Core>, stream: TcpStream) -> Self {
+    pub(super) fn new(core: &Rc<Core>, stream: TcpStream, plane: Plane) -> Self {
         let sender = Sender::new(core.node.send, &stream);
         Self {
             core: Rc::clone(core),
@@ -62,7 +72,12 @@ impl Connection {
             inbox: Vec::new(),
             used: 0,
             sequence: Sequence::default(),
+            plane,
         }
+    }
+
+    pub(super) fn plane(&self) -> Plane {
+        self.plane
     }
 
     pub(super) fn stream(&mut self) -> &mut TcpStream {
@@ -186,9 +201,9 @@ impl Connection {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, placed: Placed) {
+pub(super) async fn serve(core: Rc<Core>, stream: TcpStream, plane: Plane, placed: Placed) {
     let _ = stream.set_nodelay(true);
-    let mut connection = Connection::new(&core, stream);
+    let mut connection = Connection::new(&core, stream, plane);
     loop {
         match connection.read_head(&core).await {
             Begun::Head(head) => {
@@ -225,7 +240,7 @@ enum After {
 async fn exchange(core: &Rc<Core>, connection: &mut Connection, head: &Head) -> After {
     let begun = Instant::now();
     let request = core.next_request();
-    let mut body = Body::new(head);
+    let mut body = Body::new(head, connection.plane());
     let handled = route::handle(core, connection, head, &mut body).await;
     let refused = handled.is_err();
     let Some(reply) = to_reply(handled, request, head.method) else {

@@ -16,8 +16,9 @@ use monoio::time::sleep;
 use monoio::{IoUringDriver, RuntimeBuilder};
 
 use super::answers::Answers;
-use super::connection;
+use super::connection::{self, Plane};
 use super::node::Node;
+use super::peers::{self, Idle};
 use crate::base::clock::Timestamp;
 use crate::chunk::files::OpenFiles;
 use crate::io::budget::Budget;
@@ -51,6 +52,8 @@ pub struct Core {
     pub(super) pages: Budget,
     /// Connections that wait for a request, or for the rest of its head.
     pub(super) waiting: RefCell<HashSet<RawFd>>,
+    /// Connections to other nodes.
+    pub(super) idle: Idle,
     requests: Cell<u64>,
     date: RefCell<(i64, Rc<str>)>,
 }
@@ -83,6 +86,7 @@ impl Core {
             files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks)),
             pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
+            idle: Idle::new(node.cluster.as_ref().map_or(0, |cluster| cluster.topology().nodes().count())),
             requests: Cell::new(0),
             date: RefCell::new((0, "".into())),
             node,
@@ -138,6 +142,7 @@ pub fn run(
     number: usize,
     node: Arc<Node>,
     listener: std::net::TcpListener,
+    peer_listener: Option<std::net::TcpListener>,
     stop: Receiver<()>,
 ) -> io::Result<()> {
     let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
@@ -147,16 +152,26 @@ pub fn run(
         .build()?;
     runtime.block_on(async move {
         let core = Core::new(number, node)?;
-        let listening = listener.as_raw_fd();
-        // Held until the end, so that its descriptor is not another one's when it is shut.
-        let listener = Rc::new(TcpListener::from_std(listener)?);
+        // Held until the end, so that their descriptors are not others' when they are shut.
+        let mut listeners = vec![(Rc::new(TcpListener::from_std(listener)?), Plane::Public)];
+        if let Some(listener) = peer_listener {
+            listeners.push((Rc::new(TcpListener::from_std(listener)?), Plane::Peer));
+        }
         monoio::spawn(close_idle_files(Rc::clone(&core)));
         monoio::spawn(adopt(Rc::clone(&core)));
-        let accepting = monoio::spawn(accept(Rc::clone(&core), Rc::clone(&listener)));
+        if let Some(cluster) = &core.node.cluster {
+            monoio::spawn(peers::run(Rc::clone(&core), Arc::clone(cluster)));
+        }
+        let accept = |(listener, plane): &(Rc<TcpListener>, Plane)| {
+            monoio::spawn(accept(Rc::clone(&core), Rc::clone(listener), *plane))
+        };
+        let accepting: Vec<_> = listeners.iter().map(accept).collect();
         // Nothing is sent: the channel closes when the node stops.
         let _ = stop.recv().await;
-        listen::shut(listening);
-        accepting.await;
+        for ((listener, _), accepting) in listeners.iter().zip(accepting) {
+            listen::shut(listener.as_raw_fd());
+            accepting.await;
+        }
         finish(&core).await;
         core.bulk.close(BULK_LAST_WAIT).await;
         Ok(())
@@ -164,7 +179,7 @@ pub fn run(
 }
 
 /// Accepts connections and gives each one a place.
-async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
+async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, plane: Plane) {
     loop {
         match listener.accept().await {
             Ok(_) if core.is_stopping() => {}
@@ -174,12 +189,12 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>) {
                     continue;
                 };
                 if placed.core() == core.number {
-                    monoio::spawn(connection::serve(Rc::clone(&core), stream, placed));
+                    monoio::spawn(connection::serve(Rc::clone(&core), stream, plane, placed));
                 } else {
                     #[expect(unsafe_code, reason = "the way out of the runtime")]
                     // SAFETY: the descriptor was just given up by its only owner.
                     let stream = unsafe { std::net::TcpStream::from_raw_fd(stream.into_raw_fd()) };
-                    core.node.placement.hand_over(stream, placed);
+                    core.node.placement.hand_over(stream, plane, placed);
                 }
             }
             Err(_) if core.is_stopping() => return,
@@ -201,9 +216,9 @@ async fn close_idle_files(core: Rc<Core>) {
 
 /// Serves the connections that other cores accepted.
 async fn adopt(core: Rc<Core>) {
-    while let Some((stream, placed)) = core.node.placement.next(core.number).await {
+    while let Some((stream, plane, placed)) = core.node.placement.next(core.number).await {
         match TcpStream::from_std(stream) {
-            Ok(stream) => drop(monoio::spawn(connection::serve(Rc::clone(&core), stream, placed))),
+            Ok(stream) => drop(monoio::spawn(connection::serve(Rc::clone(&core), stream, plane, placed))),
             Err(error) => tracing::warn!(core = core.number, %error, "cannot take a connection over"),
         }
     }

@@ -15,6 +15,7 @@ mod get;
 mod list;
 pub mod node;
 mod pace;
+pub mod peers;
 pub mod placement;
 mod put;
 mod read_ahead;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::peers::cluster::Cluster;
 use super::placement::Placement;
 use crate::base::slot::Slot;
 use crate::chunk::disk::Disk;
@@ -51,6 +52,10 @@ pub struct Node {
     pub placement: Arc<Placement>,
     /// Chunk files that a core may keep open.
     pub open_chunks: usize,
+    /// Its part in its cluster; none: it runs alone.
+    pub cluster: Option<Arc<Cluster>>,
+    /// Live versions a path keeps; 0: all.
+    pub keep_versions: u64,
     /// Set once the node begins to stop.
     pub stopping: AtomicBool,
 }
@@ -95,6 +100,9 @@ impl Node {
         }
         for slot in Slot::all().filter(|slot| self.slots.state(*slot) == State::Failed) {
             troubles.push(format!("slot {slot}: {}", self.slots.reason(slot)));
+        }
+        if let Some(cluster) = &self.cluster {
+            troubles.extend(Some(cluster.trouble()).filter(|trouble| !trouble.is_empty()));
         }
         troubles.extend((0..self.disks.len()).filter_map(|disk| self.indexes.trouble(disk)));
         troubles

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use monoio::time::timeout;
 
-use crate::limits::{RATE_GRACE, RATE_MIN};
+use super::connection::Plane;
+use crate::limits::{PEER_SILENCE, RATE_GRACE, RATE_MIN};
 
 /// The patience left with one body.
 #[derive(Debug)]
 pub(super) struct Pace {
     credit: Duration,
+    most: Duration,
 }
 
 /// The client was too slow.
@@ -19,8 +21,10 @@ pub(super) struct Pace {
 pub(super) struct TooSlow;
 
 impl Pace {
-    pub(super) fn new() -> Self {
-        Self { credit: RATE_GRACE }
+    /// Another node passes on what its own client sends, which is as slow as that one may be.
+    pub(super) fn new(plane: Plane) -> Self {
+        let most = if plane == Plane::Public { RATE_GRACE } else { PEER_SILENCE };
+        Self { credit: most, most }
     }
 
     /// Waits for the client within the patience left, and at most for `limit`: none, when that has passed.
@@ -43,7 +47,7 @@ impl Pace {
     /// Notes bytes that came.
     pub(super) fn earn(&mut self, bytes: usize) {
         let earned = Duration::from_millis(bytes as u64 * 1000 / RATE_MIN);
-        self.credit = self.credit.saturating_add(earned).min(RATE_GRACE);
+        self.credit = self.credit.saturating_add(earned).min(self.most);
     }
 
     fn spend(&mut self, time: Duration) {
@@ -57,7 +61,7 @@ mod tests {
 
     #[test]
     fn a_client_at_the_slowest_rate_is_never_cut_and_a_slower_one_is() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(Plane::Public);
         for _ in 0..1000 {
             pace.spend(Duration::from_secs(1));
             pace.earn(RATE_MIN as usize);
@@ -72,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_fast_start_buys_no_long_silence() {
-        let mut pace = Pace::new();
+        let mut pace = Pace::new(Plane::Public);
         pace.earn(1 << 30);
         assert_eq!(pace.credit, RATE_GRACE);
     }

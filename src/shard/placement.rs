@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_channel::{Receiver, Sender};
 
+use super::connection::Plane;
 use crate::limits::HANDED_OVER;
 
 /// One core's work, and the way to it.
@@ -19,8 +20,8 @@ struct Desk {
     /// Requests under way.
     busy: AtomicUsize,
     connections: AtomicUsize,
-    sender: Sender<(TcpStream, Placed)>,
-    receiver: Receiver<(TcpStream, Placed)>,
+    sender: Sender<(TcpStream, Plane, Placed)>,
+    receiver: Receiver<(TcpStream, Plane, Placed)>,
 }
 
 /// All cores.
@@ -84,14 +85,14 @@ impl Placement {
     }
 
     /// Hands a connection over to its core; it is closed when that one has too many waiting.
-    pub(super) fn hand_over(&self, stream: TcpStream, placed: Placed) {
-        if let Err(error) = self.desks[placed.core].sender.try_send((stream, placed)) {
+    pub(super) fn hand_over(&self, stream: TcpStream, plane: Plane, placed: Placed) {
+        if let Err(error) = self.desks[placed.core].sender.try_send((stream, plane, placed)) {
             tracing::warn!(%error, "connection closed: too many wait for its core");
         }
     }
 
     /// The next connection that was handed over to `core`.
-    pub(super) async fn next(&self, core: usize) -> Option<(TcpStream, Placed)> {
+    pub(super) async fn next(&self, core: usize) -> Option<(TcpStream, Plane, Placed)> {
         self.desks[core].receiver.recv().await.ok()
     }
 }

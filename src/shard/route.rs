@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use super::body::Body;
-use super::connection::Connection;
+use super::connection::{Connection, Plane};
 use super::core::Core;
 use super::reply::{Failure, Handled, Reply, refuse};
-use super::{delete, get, list, put, versions};
+use super::{delete, get, list, peers, put, versions};
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
 use crate::wire::head::{Head, Method, Target};
@@ -18,6 +18,19 @@ const READ_METHODS: &str = "GET, HEAD, OPTIONS";
 
 /// Answers one request.
 pub(super) async fn handle(
+    core: &Rc<Core>,
+    connection: &mut Connection,
+    head: &Head,
+    body: &mut Body,
+) -> Handled {
+    match connection.plane() {
+        Plane::Public => handle_public(core, connection, head, body).await,
+        Plane::Peer => Box::pin(peers::handle(core, connection, head, body)).await,
+    }
+}
+
+/// Answers a client's request, which another node may have forwarded.
+pub(super) async fn handle_public(
     core: &Rc<Core>,
     connection: &mut Connection,
     head: &Head,

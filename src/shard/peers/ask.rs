@@ -1,0 +1,128 @@
+//! One question to another node, one answer: bytes there and bytes back.
+
+use std::io;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use monoio::time::timeout;
+
+use super::link::{Link, left};
+use crate::base::topology::NodeId;
+use crate::limits::{PEER_MESSAGE_MAX, SLOW_ANSWER};
+use crate::shard::core::Core;
+use crate::wire::head::Framing;
+use crate::wire::peer::cluster::{Answer, Question};
+use crate::wire::peer::{Reply, Request, decode, encode};
+
+/// Where requests of coordinators go.
+pub(super) const REQUEST: &str = "/peer/request";
+/// Where questions about the cluster go.
+pub(super) const CLUSTER: &str = "/peer/cluster";
+
+/// Asks a replica; none: it is not known whether the request arrived.
+pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Duration) -> Option<Reply> {
+    let reply = exchange(core, to, REQUEST, encode(request).ok()?, time).await?;
+    match decode(&reply) {
+        Ok(Reply::Unavailable(why)) => {
+            tracing::debug!(node = to.0, %why, "a replica cannot answer");
+            None
+        }
+        Ok(reply) => Some(reply),
+        Err(error) => {
+            tracing::warn!(node = to.0, %error, "a replica answered rubbish");
+            None
+        }
+    }
+}
+
+/// Asks a node about the cluster.
+pub(in crate::shard) async fn ask_cluster(
+    core: &Rc<Core>,
+    to: NodeId,
+    question: &Question,
+    time: Duration,
+) -> Option<Answer> {
+    let answer = exchange(core, to, CLUSTER, encode(question).ok()?, time).await?;
+    decode(&answer).inspect_err(|error| tracing::warn!(node = to.0, %error, "a node answered rubbish")).ok()
+}
+
+/// Sends `body` and receives what is answered; a node that is slow to answer is noted as one that does not.
+async fn exchange(
+    core: &Rc<Core>,
+    to: NodeId,
+    target: &'static str,
+    body: Vec<u8>,
+    time: Duration,
+) -> Option<Vec<u8>> {
+    let cluster = Rc::clone(core).node.cluster.as_ref().map(std::sync::Arc::clone)?;
+    let deadline = Instant::now() + time;
+    let asking = monoio::spawn(attempt(Rc::clone(core), to, target, body, deadline));
+    let mut asking = std::pin::pin!(asking);
+    let answered = match timeout(SLOW_ANSWER.min(time), asking.as_mut()).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            cluster.set_reachable(to, false);
+            timeout(left(deadline), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
+    };
+    match answered {
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            tracing::debug!(node = cluster.topology().name(to), target, %error, "no answer from a node");
+            cluster.set_reachable(to, false);
+            None
+        }
+    }
+}
+
+/// Once more on a new connection, if an old one turned out to be dead: every question may be asked twice.
+async fn attempt(
+    core: Rc<Core>,
+    to: NodeId,
+    target: &'static str,
+    body: Vec<u8>,
+    deadline: Instant,
+) -> io::Result<Vec<u8>> {
+    let first = Link::open(&core, to, false).await?;
+    let used = first.used;
+    match once(&core, first, to, target, &body, deadline).await {
+        Err(error) if used && error.kind() != io::ErrorKind::TimedOut => {
+            let link = Link::open(&core, to, true).await?;
+            once(&core, link, to, target, &body, deadline).await
+        }
+        result => result,
+    }
+}
+
+async fn once(
+    core: &Rc<Core>,
+    mut link: Link,
+    to: NodeId,
+    target: &'static str,
+    body: &[u8],
+    deadline: Instant,
+) -> io::Result<Vec<u8>> {
+    let head = Link::head(core, to, "POST", target).header("Content-Length", body.len());
+    let mut bytes = head.write();
+    bytes.extend_from_slice(body);
+    let talk = async {
+        link.connection.send(bytes).await?;
+        let head = link.answer().await?;
+        let Framing::Length(len) = head.framing else {
+            return Err(io::Error::other("an answer without a length"));
+        };
+        let len = usize::try_from(len).ok().filter(|len| *len <= PEER_MESSAGE_MAX);
+        let answer = link.receive(len.ok_or_else(|| io::Error::other("an answer that is too long"))?).await?;
+        if head.status == 200 {
+            Ok((answer, head.keep_alive))
+        } else {
+            Err(io::Error::other(format!("refused: {}", String::from_utf8_lossy(&answer))))
+        }
+    };
+    let talked = timeout(left(deadline), talk).await;
+    let (answer, keep_alive) = talked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    if keep_alive {
+        link.keep(core);
+    }
+    Ok(answer)
+}
