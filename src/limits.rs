@@ -27,6 +27,10 @@ pub const LINKS_BUSY: usize = 1024;
 pub const LINKS_IDLE: usize = 64;
 /// How long they are kept; less than the other end keeps them.
 pub const LINK_IDLE_TIME: Duration = Duration::from_secs(30);
+/// Time that an upload may wait for one of its replicas, beside a quarter of its own.
+pub const LAG_MIN: Duration = Duration::from_secs(1);
+/// Time a replica gets to sync what it received.
+pub const UPLOAD_FINISH: Duration = Duration::from_secs(30);
 /// How long data waits for its vote.
 pub const UPLOAD_KEEP: Duration = Duration::from_mins(1);
 /// Blobs whose data waits for a vote.

@@ -28,6 +28,15 @@ use crate::limits::{CHUNK_SIZE, DIRECT_ALIGN, GRANULE_SIZE, INLINE_MAX, PART_SIZ
 
 const GRANULES_PER_PART: usize = (PART_SIZE / GRANULE_SIZE) as usize;
 
+/// Bytes that were handed over, for whoever wants them too.
+#[derive(Clone, Debug)]
+pub enum Piece {
+    /// The first so many bytes of a buffer that is being written.
+    Large(Shared, usize),
+    /// A last chunk that makes no file.
+    Small(Bytes),
+}
+
 /// A blob that is being received.
 pub struct Incoming {
     disk: Arc<Disk>,
@@ -104,7 +113,7 @@ impl Incoming {
 
     /// Takes a buffer, of at most [`Incoming::chunk_room`] bytes, into the hashes and hands it over to the disk. `last`: the
     /// blob ends with it; `rest`: bytes that are known to follow; `in_flight`: buffers that may be under way when this
-    /// returns. Only the last buffer of a chunk may end off a granule. Gives back a buffer that came free, for the next receive.
+    /// returns; `tee` gets the bytes too. Only the last buffer of a chunk may end off a granule. Gives back a buffer that came free, for the next receive.
     ///
     /// # Errors
     /// Those of the file steps and writes.
@@ -114,6 +123,7 @@ impl Incoming {
         last: bool,
         rest: Option<u64>,
         in_flight: usize,
+        tee: &mut dyn FnMut(Piece),
     ) -> io::Result<Option<Buffer>> {
         let len = buffer.len() as u64;
         let ends = last || len == self.chunk_room();
@@ -121,7 +131,9 @@ impl Incoming {
         if ends && self.queued == 0 && len <= INLINE_MAX {
             if len > 0 {
                 let first = self.chunks.len() as u64 * PARTS_PER_CHUNK;
-                self.parts.inline.push((first, Bytes::copy_from_slice(&buffer)));
+                let bytes = Bytes::copy_from_slice(&buffer);
+                tee(Piece::Small(bytes.clone()));
+                self.parts.inline.push((first, bytes));
                 self.end_chunk(&buffer).await?;
             }
             return Ok(Some(buffer));
@@ -141,6 +153,7 @@ impl Incoming {
                     buffer.pad(DIRECT_ALIGN);
                 }
                 let buffer = Shared::new(buffer);
+                tee(Piece::Large(buffer.clone(), len as usize));
                 // The disk reads it while it is hashed.
                 file.write(buffer.clone(), self.queued);
                 self.queued += len;

@@ -14,9 +14,9 @@ use crate::base::ids::BlobId;
 pub struct LiveUploads(Arc<Mutex<HashSet<BlobId>>>);
 
 impl LiveUploads {
-    /// Enters a blob.
-    pub fn insert(&self, blob: BlobId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(blob);
+    /// Enters a blob; false: it was in it.
+    pub fn insert(&self, blob: BlobId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(blob)
     }
 
     /// Removes a blob.

@@ -383,7 +383,7 @@ impl Put {
 }
 
 /// Whether the conditions hold for what is there.
-pub(super) fn check(conditions: &Conditions, current: Option<&Held>) -> bool {
+pub fn check(conditions: &Conditions, current: Option<&Held>) -> bool {
     let live = current.filter(|held| held.tombstoned_at.is_none());
     let etag = live.map(|held| held.row.attempt.blob_id.to_string());
     let current = live

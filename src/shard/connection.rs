@@ -286,7 +286,7 @@ fn to_reply(handled: Handled, request: RequestId<'_>, method: Method) -> Option<
             }
             Some(reply)
         }
-        Err(Failure::Gone) => None,
+        Err(Failure::Gone | Failure::Elsewhere(..)) => None,
         Err(Failure::Refused(error, fields)) => {
             let (head, body) = refusal(&error, &fields, request);
             let body = if method == Method::Head { ReplyBody::Empty } else { ReplyBody::Bytes(body) };

@@ -1,9 +1,13 @@
 //! DELETE: tombstones one version, the newest, or all of them.
 
+use std::rc::Rc;
+
 use serde::Serialize;
 
 use super::core::Core;
+use super::replicated;
 use super::reply::{Handled, Reply, refuse};
+use crate::base::clock::Timestamp;
 use crate::base::error::Code;
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
@@ -21,7 +25,7 @@ struct DeleteAnswer<'a> {
     tombstoned: bool,
 }
 
-pub(super) async fn delete(core: &Core, head: &Head, path: &BlobPath, query: &Query) -> Handled {
+pub(super) async fn delete(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Query) -> Handled {
     let which = match (query.version()?, query.flag(Key::Versions)) {
         (Some(_), true) => return refuse(Code::BadRequest, "give either version=N or versions, not both"),
         (Some(version), false) => Which::Version(version),
@@ -30,9 +34,12 @@ pub(super) async fn delete(core: &Core, head: &Head, path: &BlobPath, query: &Qu
     };
     let conditions = Conditions::from_headers(&head.headers)?;
     let slot = Slot::of(path);
-    if core.node.slots.state(slot) == State::Unborn {
-        return refuse(Code::BlobNotFound, format!("there is no blob '{path}'"));
-    }
-    let record = core.node.writers.delete(slot, path, which, conditions).await?;
-    Ok(Reply::json(200, &DeleteAnswer { deleted: true, path, version: record.version, tombstoned: true }))
+    let version = match replicated::replica(core, slot)? {
+        Some(replica) => replica.delete(path, which, conditions, Timestamp::now()).await?,
+        None if core.node.slots.state(slot) == State::Unborn => {
+            return refuse(Code::BlobNotFound, format!("there is no blob '{path}'"));
+        }
+        None => core.node.writers.delete(slot, path, which, conditions).await?.version,
+    };
+    Ok(Reply::json(200, &DeleteAnswer { deleted: true, path, version, tombstoned: true }))
 }

@@ -9,10 +9,12 @@ use super::blob::Blob;
 use super::core::Core;
 use super::describe::Description;
 use super::read_ahead::ReadAhead;
+use super::replicated;
 use super::reply::{Failure, Handled, Reply, ReplyBody, refuse};
 
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
+use crate::base::ids::BlobId;
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
 use crate::meta::slots::State;
@@ -20,6 +22,7 @@ use crate::meta::types::BlobMeta;
 use crate::wire::condition::{Conditions, Current, Verdict};
 use crate::wire::head::{Head, Method};
 use crate::wire::multipart::Multipart;
+use crate::wire::peer::Query as PeerQuery;
 use crate::wire::query::{Key, Query};
 use crate::wire::range::{self, ByteRange, Selection};
 
@@ -35,10 +38,7 @@ pub(super) async fn find(core: &Core, path: &BlobPath, version: Option<u64>) -> 
     {
         return Ok(answer);
     }
-    let missing = || match version {
-        Some(version) => Error::new(Code::BlobNotFound, format!("there is no version {version} of '{path}'")),
-        None => Error::new(Code::BlobNotFound, format!("there is no blob '{path}'")),
-    };
+    let missing = || missing(path, version);
     if core.node.slots.state(slot) == State::Unborn {
         return Err(missing().into());
     }
@@ -52,6 +52,13 @@ pub(super) async fn find(core: &Core, path: &BlobPath, version: Option<u64>) -> 
     Ok(answer)
 }
 
+pub(super) fn missing(path: &str, version: Option<u64>) -> Error {
+    match version {
+        Some(version) => Error::new(Code::BlobNotFound, format!("there is no version {version} of '{path}'")),
+        None => Error::new(Code::BlobNotFound, format!("there is no blob '{path}'")),
+    }
+}
+
 /// Which bytes a GET gets.
 enum Bytes {
     Whole,
@@ -59,23 +66,111 @@ enum Bytes {
     Many(Vec<ByteRange>),
 }
 
+/// What a client asks for.
+struct Asked<'a> {
+    head: &'a Head,
+    path: &'a BlobPath,
+    version: Option<u64>,
+    start: Option<u64>,
+    end: Option<u64>,
+    conditions: Conditions,
+}
+
+/// What this node has of it.
+enum Mine {
+    /// A live version, and the reply.
+    Live(BlobId, Handled),
+    /// None.
+    Missing(Failure),
+    /// One whose chunks are not here.
+    Hollow,
+}
+
 pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Query) -> Handled {
-    let (start, end) = (query.number(Key::Start)?, query.number(Key::End)?);
-    let by_query = start.is_some() || end.is_some();
+    let asked = Asked::new(head, path, query)?;
+    let slot = Slot::of(path);
+    if replicated::wants_local(query) && replicated::is_here(core, slot) {
+        return match mine(core, &asked).await? {
+            Mine::Live(_, handled) => handled,
+            Mine::Missing(failure) => Err(failure),
+            Mine::Hollow => replicated::elsewhere(core, slot),
+        };
+    }
+    let Some(replica) = replicated::replica(core, slot)? else {
+        return match mine(core, &asked).await? {
+            Mine::Live(_, handled) => handled,
+            Mine::Missing(failure) => Err(failure),
+            Mine::Hollow => refuse(Code::Internal, "the only replica lacks its chunks"),
+        };
+    };
+    // The others are asked while the first block is read.
+    let reading = replica.begin_read(path, asked.version.map_or(PeerQuery::Newest, PeerQuery::At));
+    let mut mine_now = mine(core, &asked).await;
+    let known = reading.await?;
+    let Some(live) = known.held.first().filter(|held| held.tombstoned_at.is_none()) else {
+        return Err(missing(path, asked.version).into());
+    };
+    let is_it = |mine: &Result<Mine, Failure>| match mine {
+        Ok(Mine::Live(blob, _)) => *blob == live.row.attempt.blob_id,
+        _ => false,
+    };
+    if !is_it(&mine_now) {
+        // What others have may have come here by now.
+        mine_now = mine(core, &asked).await;
+    }
+    match mine_now {
+        Ok(Mine::Live(blob, handled)) if blob == live.row.attempt.blob_id => handled,
+        // A newer one was written meanwhile.
+        Ok(Mine::Live(_, handled)) if asked.version.is_none() && replica.is_newer(path, live).await? => {
+            handled
+        }
+        _ => Err(Failure::Elsewhere(replica.others_of(known.whole), true)),
+    }
+}
+
+impl<'a> Asked<'a> {
+    fn new(head: &'a Head, path: &'a BlobPath, query: &Query) -> Result<Self, Failure> {
+        let (start, end) = (query.number(Key::Start)?, query.number(Key::End)?);
+        let by_query = start.is_some() || end.is_some();
+        if by_query && head.method == Method::Get && head.headers.get("range").is_some() {
+            return refuse(Code::BadRequest, "give either Range or start/end, not both");
+        }
+        if let (Some(start), Some(end)) = (start, end)
+            && start >= end
+        {
+            return refuse(Code::BadRequest, format!("start {start} is not below end {end}"));
+        }
+        if end == Some(0) {
+            return refuse(Code::BadRequest, "end 0 leaves no byte: it is exclusive");
+        }
+        let conditions = Conditions::from_headers(&head.headers)?;
+        Ok(Self { head, path, version: query.version()?, start, end, conditions })
+    }
+
+    fn by_query(&self) -> bool {
+        self.start.is_some() || self.end.is_some()
+    }
+}
+
+/// What this node has of what is asked for.
+async fn mine(core: &Rc<Core>, asked: &Asked<'_>) -> Result<Mine, Failure> {
+    let answer = match find(core, asked.path, asked.version).await {
+        Ok(answer) => answer,
+        Err(Failure::Refused(error, fields)) if error.code == Code::BlobNotFound => {
+            return Ok(Mine::Missing(Failure::Refused(error, fields)));
+        }
+        Err(failure) => return Err(failure),
+    };
+    if answer.record.hollow {
+        return Ok(Mine::Hollow);
+    }
+    Ok(Mine::Live(answer.record.blob_id, respond(core, asked, &answer).await))
+}
+
+/// The reply with a version that is here.
+async fn respond(core: &Rc<Core>, asked: &Asked<'_>, answer: &Rc<Answer>) -> Handled {
+    let Asked { head, conditions, .. } = asked;
     let wants_range = head.method == Method::Get && head.headers.get("range").is_some();
-    if by_query && head.method == Method::Get && head.headers.get("range").is_some() {
-        return refuse(Code::BadRequest, "give either Range or start/end, not both");
-    }
-    if let (Some(start), Some(end)) = (start, end)
-        && start >= end
-    {
-        return refuse(Code::BadRequest, format!("start {start} is not below end {end}"));
-    }
-    if end == Some(0) {
-        return refuse(Code::BadRequest, "end 0 leaves no byte: it is exclusive");
-    }
-    let conditions = Conditions::from_headers(&head.headers)?;
-    let answer = find(core, path, query.version()?).await?;
     let record = &answer.record;
     let now = Timestamp::now();
     let description = &answer.description;
@@ -92,8 +187,8 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
             );
         }
     }
-    let bytes = if by_query {
-        match range::select_query(start, end, record.size) {
+    let bytes = if asked.by_query() {
+        match range::select_query(asked.start, asked.end, record.size) {
             Ok(range) => Bytes::One(range),
             Err(error) => return unsatisfiable(error, record),
         }
@@ -113,8 +208,8 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
     } else {
         Bytes::Whole
     };
-    let blob = Blob::new(core, Slot::of(path), &answer);
-    reply(&blob, head.method, &answer, now, bytes).await
+    let blob = Blob::new(core, Slot::of(asked.path), answer);
+    reply(&blob, head.method, answer, now, bytes).await
 }
 
 fn unsatisfiable(error: Error, record: &BlobMeta) -> Handled {

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::core::Core;
 use super::read_ahead::ReadAhead;
 use crate::base::error::{Code, Error};
+use crate::base::topology::NodeId;
 use crate::io::budget::Share;
 use crate::limits::{BUFFER_WAIT, ENTRY_SIZE};
 use crate::wire::multipart::Multipart;
@@ -87,6 +88,8 @@ pub(super) enum Failure {
     Refused(Error, Vec<(&'static str, String)>),
     /// The client is gone; there is nobody to answer.
     Gone,
+    /// Not here: one of these nodes is to be asked, the first ones first; with `true`, about what it has itself.
+    Elsewhere(Vec<NodeId>, bool),
 }
 
 impl From<Error> for Failure {

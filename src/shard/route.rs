@@ -88,7 +88,6 @@ fn check_reserved(query: &Query) -> Result<(), Failure> {
         return refuse(Code::NotImplemented, "resumable uploads are not there yet: send the blob in one PUT");
     }
     match query.text(Key::Consistency) {
-        // One node's own copy is the newest there is.
         None | Some("local") => Ok(()),
         Some(_) => refuse(Code::BadRequest, "consistency can be 'local' or left out"),
     }

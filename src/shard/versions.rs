@@ -1,10 +1,14 @@
 //! `GET ?versions` and `GET ?chunks`: what a path consists of, in pages.
 
+use std::rc::Rc;
+
 use serde::Serialize;
 
+use super::answers::Answer;
 use super::core::Core;
-use super::get::find;
+use super::get::{find, missing};
 use super::list::limit;
+use super::replicated;
 use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
 use crate::base::parts::{ChunkRef, chunk_refs};
@@ -12,6 +16,8 @@ use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
 use crate::limits::NUMBER_MAX;
 use crate::meta::slots::State;
+use crate::meta::types::BlobMeta;
+use crate::wire::peer::{Held, Query as PeerQuery};
 use crate::wire::query::{Key, Query};
 
 #[derive(Serialize)]
@@ -38,30 +44,75 @@ fn cursor(query: &Query, first: u64) -> Result<u64, Failure> {
 }
 
 /// Versions, newest first, tombstones marked.
-pub(super) async fn versions(core: &Core, path: &BlobPath, query: &Query) -> Handled {
+pub(super) async fn versions(core: &Rc<Core>, path: &BlobPath, query: &Query) -> Handled {
     let limit = limit(query)?;
     let below = cursor(query, NUMBER_MAX + 1)?;
     let slot = Slot::of(path);
     let share = room_for_page(core, limit).await?;
-    let mut records = match core.node.slots.state(slot) {
-        State::Unborn => Vec::new(),
-        _ => core.node.readers.versions(slot, path, below, limit + 1).await?,
-    };
-    if records.is_empty() && query.text(Key::Cursor).is_none() {
+    let mut entries = entries(core, slot, path, query, below, limit + 1).await?;
+    if entries.is_empty() && query.text(Key::Cursor).is_none() {
         return refuse(Code::BlobNotFound, format!("there is no blob '{path}'"));
     }
-    let more = records.len() > limit;
-    records.truncate(limit);
-    let next_cursor = records.last().filter(|_| more).map(|last| last.version.to_string());
-    let entry = |record: crate::meta::types::BlobMeta| VersionEntry {
-        version: record.version,
-        blob_id: record.blob_id.to_string(),
-        size: record.size,
-        created_at: record.created_at.to_string(),
-        tombstoned_at: record.tombstoned_at.map(|time| time.to_string()),
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    let next_cursor = entries.last().filter(|_| more).map(|last| last.version.to_string());
+    Ok(Reply::page(&VersionsAnswer { path, versions: entries, next_cursor }, share))
+}
+
+/// At most `limit` versions below a number.
+async fn entries(
+    core: &Rc<Core>,
+    slot: Slot,
+    path: &BlobPath,
+    query: &Query,
+    below: u64,
+    limit: usize,
+) -> Result<Vec<VersionEntry>, Failure> {
+    let local = replicated::wants_local(query) && replicated::is_here(core, slot);
+    if !local && let Some(replica) = replicated::replica(core, slot)? {
+        let mut entries: Vec<VersionEntry> = Vec::new();
+        let mut below = below;
+        // What replicas disagree about may end a page early.
+        while entries.len() < limit {
+            let left = (limit - entries.len()) as u32;
+            let known = replica.read(path, PeerQuery::Below { version: below, limit: left }).await?;
+            below = known.held.last().map_or(0, |held| held.row.version);
+            entries.extend(known.held.into_iter().map(VersionEntry::from));
+            if known.complete || below == 0 {
+                break;
+            }
+        }
+        return Ok(entries);
+    }
+    let records = match core.node.slots.state(slot) {
+        State::Unborn => Vec::new(),
+        _ => core.node.readers.versions(slot, path, below, limit).await?,
     };
-    let versions = records.into_iter().map(entry).collect();
-    Ok(Reply::page(&VersionsAnswer { path, versions, next_cursor }, share))
+    Ok(records.into_iter().map(VersionEntry::from).collect())
+}
+
+impl From<BlobMeta> for VersionEntry {
+    fn from(record: BlobMeta) -> Self {
+        Self {
+            version: record.version,
+            blob_id: record.blob_id.to_string(),
+            size: record.size,
+            created_at: record.created_at.to_string(),
+            tombstoned_at: record.tombstoned_at.map(|time| time.to_string()),
+        }
+    }
+}
+
+impl From<Held> for VersionEntry {
+    fn from(held: Held) -> Self {
+        Self {
+            version: held.row.version,
+            blob_id: held.row.attempt.blob_id.to_string(),
+            size: held.row.size,
+            created_at: held.row.created_at.to_string(),
+            tombstoned_at: held.tombstoned_at.map(|time| time.to_string()),
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -80,11 +131,33 @@ struct ChunksAnswer<'a> {
     next_cursor: Option<String>,
 }
 
+/// The live version that is asked for, if it is on this node, chunks and all.
+async fn here(core: &Rc<Core>, path: &BlobPath, query: &Query) -> Result<Rc<Answer>, Failure> {
+    let (slot, version) = (Slot::of(path), query.version()?);
+    let local = replicated::wants_local(query) && replicated::is_here(core, slot);
+    let mut whole = None;
+    if !local && let Some(replica) = replicated::replica(core, slot)? {
+        let known = replica.read(path, version.map_or(PeerQuery::Newest, PeerQuery::At)).await?;
+        let Some(live) = known.held.first().filter(|held| held.tombstoned_at.is_none()) else {
+            return Err(missing(path, version).into());
+        };
+        whole = Some((live.row.attempt.blob_id, replica.others_of(known.whole)));
+    }
+    let found = find(core, path, version).await;
+    match (found, whole) {
+        (Ok(answer), None) if !answer.record.hollow => Ok(answer),
+        (Ok(answer), Some((blob, _))) if !answer.record.hollow && answer.record.blob_id == blob => Ok(answer),
+        (_, Some((_, others))) => Err(Failure::Elsewhere(others, true)),
+        (Ok(_), None) => replicated::elsewhere(core, slot),
+        (Err(failure), None) => Err(failure),
+    }
+}
+
 /// The chunks of one version, in order.
-pub(super) async fn chunks(core: &Core, path: &BlobPath, query: &Query) -> Handled {
+pub(super) async fn chunks(core: &Rc<Core>, path: &BlobPath, query: &Query) -> Handled {
     let limit = limit(query)? as u64;
     let first = cursor(query, 0)?;
-    let answer = find(core, path, query.version()?).await?;
+    let answer = here(core, path, query).await?;
     let record = &answer.record;
     let total = record.chunks();
     let count = total.saturating_sub(first).min(limit);

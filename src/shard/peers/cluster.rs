@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::uploads::Uploads;
 use crate::base::error::{Code, Error};
+use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::base::topology::{NodeId, Topology};
 use crate::chunk::sweep::LiveUploads;
@@ -112,7 +113,7 @@ impl Cluster {
     }
 
     /// Which of a slot's replicas to ask: without those that do not answer, if a quorum remains.
-    pub(super) fn worth_asking(&self, group: &Group) -> NodeSet {
+    pub(in crate::shard) fn worth_asking(&self, group: &Group) -> NodeSet {
         let reachable: NodeSet = group.nodes().filter(|node| self.is_reachable(*node)).collect();
         if reachable.len() >= group.write_quorum { reachable } else { group.all() }
     }
@@ -128,6 +129,29 @@ impl Cluster {
             return Err(Error::new(Code::QuorumUnavailable, message));
         }
         Ok(group)
+    }
+
+    /// The other replicas of a slot, those that answer first.
+    pub(in crate::shard) fn others(&self, slot: Slot) -> Vec<NodeId> {
+        let me = self.topology().me();
+        let others = self.topology().replicas(slot).iter().copied().filter(|node| *node != me);
+        let (mut good, bad): (Vec<_>, Vec<_>) = others.partition(|node| self.is_reachable(*node));
+        good.extend(bad);
+        good
+    }
+
+    /// Notes that this node begins to coordinate a blob, or does not any more.
+    pub(in crate::shard) fn coordinate(&self, blob: BlobId, does: bool) {
+        if does {
+            self.coordinating.insert(blob);
+        } else {
+            self.coordinating.remove(blob);
+        }
+    }
+
+    /// Forgets the data of a blob that has its outcome.
+    pub(in crate::shard) fn forget_upload(&self, blob: BlobId) {
+        self.uploads.remove(blob);
     }
 
     /// Why the node is not ready; empty when it is.

@@ -14,7 +14,6 @@ mod serve;
 pub(super) mod upload;
 mod uploads;
 
-pub(super) use ask::ask_cluster;
 pub(super) use background::run;
 pub(super) use drive::drive;
 pub(super) use link::Idle;

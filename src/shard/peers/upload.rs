@@ -1,25 +1,359 @@
-//! A blob's bytes on their way to its replicas: sent while they arrive, verified by each replica before it votes.
+//! A blob's bytes on their way to its replicas: sent while they arrive, at most a few buffers behind, verified by each replica
+//! before it votes. A replica that is slow or fails is left out, if a quorum remains.
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_channel::{Receiver, Sender};
+use monoio::task::JoinHandle;
+use monoio::time::timeout;
+use serde::{Deserialize, Serialize};
 
 use super::cluster::Cluster;
-use crate::base::error::Code;
+use super::link::Link;
+use super::serve::binary;
+use crate::base::error::{Code, Error};
+use crate::base::ids::BlobId;
+use crate::base::slot::Slot;
+use crate::base::topology::NodeId;
+use crate::chunk::incoming::{Piece, Received};
+use crate::io::bulk::memory::{Gather, Region};
+use crate::limits::{LAG_MIN, PEER_MESSAGE_MAX, SEND_TIME, UPLOAD_FINISH};
+use crate::meta::replica::Uploaded;
 use crate::shard::body::Body;
 use crate::shard::connection::Connection;
 use crate::shard::core::Core;
-use crate::shard::reply::{Handled, refuse};
+use crate::shard::reply::{Failure, Handled, refuse};
+use crate::shard::upload::Upload;
+use crate::wire::head::Framing;
+use crate::wire::peer::{Content, decode};
 
 /// Where uploads go: `/peer/upload/<slot>/<blob_id>`.
 pub(super) const TARGET: &str = "/peer/upload/";
 
+/// What a replica says when everything is on its disk.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    size: u64,
+    content: Content,
+}
+
+enum Item {
+    Piece(Piece),
+    End,
+}
+
+/// The ways to the other replicas of one upload.
+#[derive(Default)]
+pub(in crate::shard) struct Streams {
+    to: Vec<NodeId>,
+    /// Replicas beside this one that must remain.
+    needed: usize,
+    streams: Vec<Stream>,
+    is_open: bool,
+    begun: Option<Instant>,
+}
+
+struct Stream {
+    node: NodeId,
+    /// Pieces that did not fit yet.
+    waiting: Vec<Item>,
+    sender: Sender<Item>,
+    sending: JoinHandle<Option<Stored>>,
+    /// How long the upload has waited for it.
+    waited: Duration,
+}
+
+impl Streams {
+    /// To these replicas, of which `needed` must remain; opened with the first bytes that make a file.
+    pub(in crate::shard) fn new(to: Vec<NodeId>, needed: usize) -> Self {
+        Self { to, needed, ..Self::default() }
+    }
+
+    /// Whether anything was sent: else the bytes go with the question to vote.
+    pub(in crate::shard) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    /// Opens the ways, if they are not; `first` bytes and then the `rest` will be sent, if that is known.
+    pub(in crate::shard) fn open(
+        &mut self,
+        core: &Rc<Core>,
+        slot: Slot,
+        blob: BlobId,
+        first: u64,
+        rest: Option<u64>,
+    ) {
+        if std::mem::replace(&mut self.is_open, true) {
+            return;
+        }
+        self.begun = Some(Instant::now());
+        let length = rest.map(|rest| first + rest);
+        for node in self.to.iter().copied() {
+            let (sender, items) = async_channel::bounded(1);
+            let sending = monoio::spawn(send(Rc::clone(core), node, slot, blob, length, items));
+            self.streams.push(Stream { node, waiting: Vec::new(), sender, sending, waited: Duration::ZERO });
+        }
+    }
+
+    /// Takes a piece for all of them.
+    pub(in crate::shard) fn put(&mut self, piece: Piece) {
+        for stream in &mut self.streams {
+            stream.waiting.push(Item::Piece(piece.clone()));
+        }
+    }
+
+    /// Waits until everyone who is not left out is at most a buffer behind.
+    ///
+    /// # Errors
+    /// When too few remain.
+    pub(in crate::shard) async fn keep_up(&mut self) -> Result<(), Failure> {
+        let patience = self.begun.map_or(LAG_MIN, |begun| LAG_MIN + begun.elapsed() / 4);
+        let mut streams = std::mem::take(&mut self.streams);
+        for mut stream in streams.drain(..) {
+            if stream.flush(patience).await {
+                self.streams.push(stream);
+            } else {
+                tracing::info!(
+                    node = stream.node.0,
+                    "a replica is left out of an upload: it is slow, or failed"
+                );
+            }
+        }
+        if self.is_open && self.streams.len() < self.needed {
+            return refuse(
+                Code::QuorumUnavailable,
+                "too few replicas take the bytes: nothing was stored, try again",
+            );
+        }
+        Ok(())
+    }
+
+    /// Ends the ways; the nodes that have all of `data` on their disks.
+    ///
+    /// # Errors
+    /// When too few have.
+    pub(in crate::shard) async fn finish(&mut self, data: &Uploaded) -> Result<Vec<NodeId>, Failure> {
+        for stream in &mut self.streams {
+            stream.waiting.push(Item::End);
+        }
+        self.keep_up().await?;
+        let wanted = Stored { size: data.size, content: data.content() };
+        let mut stored = Vec::new();
+        let deadline = Instant::now() + UPLOAD_FINISH;
+        for Stream { node, sending, sender, .. } in self.streams.drain(..) {
+            // With enough of them, the others get no more time than the slowest had.
+            let patience = if stored.len() >= self.needed {
+                LAG_MIN
+            } else {
+                deadline.saturating_duration_since(Instant::now())
+            };
+            match timeout(patience, sending).await {
+                Ok(Some(theirs)) if theirs == wanted => stored.push(node),
+                Ok(Some(_)) => {
+                    tracing::error!(node = node.0, blob = %data.blob_id, "a replica has other bytes than were sent");
+                }
+                Ok(None) | Err(_) => tracing::info!(node = node.0, "a replica is left out of an upload"),
+            }
+            drop(sender);
+        }
+        if stored.len() < self.needed {
+            return refuse(
+                Code::QuorumUnavailable,
+                "too few replicas have the bytes: nothing was stored, try again",
+            );
+        }
+        Ok(stored)
+    }
+}
+
+impl Stream {
+    /// Hands on what is waiting; false: it is left out.
+    async fn flush(&mut self, patience: Duration) -> bool {
+        for item in self.waiting.drain(..) {
+            let item = match self.sender.try_send(item) {
+                Ok(()) => continue,
+                Err(async_channel::TrySendError::Closed(_)) => return false,
+                Err(async_channel::TrySendError::Full(item)) => item,
+            };
+            let begun = Instant::now();
+            let sent = timeout(patience.saturating_sub(self.waited), self.sender.send(item)).await;
+            self.waited += begun.elapsed();
+            if !matches!(sent, Ok(Ok(()))) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// What leaves in one send.
+struct Framed {
+    before: Vec<u8>,
+    piece: Piece,
+    after: &'static [u8],
+}
+
+impl Framed {
+    fn len(&self) -> usize {
+        let piece = match &self.piece {
+            Piece::Large(_, len) => *len,
+            Piece::Small(bytes) => bytes.len(),
+        };
+        self.before.len() + piece + self.after.len()
+    }
+}
+
+#[expect(unsafe_code, reason = "memory shared with the kernel")]
+// SAFETY: a vector's bytes, a static's, and shares of memory, which neither move nor change while they are held.
+unsafe impl Gather for Framed {
+    fn regions(&self, name: &mut dyn FnMut(Region)) {
+        self.before.regions(name);
+        match &self.piece {
+            Piece::Large(buffer, len) => name(Region::of(&buffer[..*len])),
+            Piece::Small(bytes) => bytes.regions(name),
+        }
+        name(Region::of(self.after));
+    }
+}
+
+/// Sends what comes; none: it failed, or was given up.
+async fn send(
+    core: Rc<Core>,
+    to: NodeId,
+    slot: Slot,
+    blob: BlobId,
+    length: Option<u64>,
+    items: Receiver<Item>,
+) -> Option<Stored> {
+    let cluster = core.node.cluster.as_ref().map(Arc::clone)?;
+    match try_send(&core, to, slot, blob, length, items).await {
+        Ok(stored) => stored,
+        Err(error) => {
+            tracing::info!(node = cluster.topology().name(to), %error, "cannot send a blob to a replica");
+            cluster.set_reachable(to, false);
+            None
+        }
+    }
+}
+
+async fn try_send(
+    core: &Rc<Core>,
+    to: NodeId,
+    slot: Slot,
+    blob: BlobId,
+    length: Option<u64>,
+    items: Receiver<Item>,
+) -> std::io::Result<Option<Stored>> {
+    let mut link = Link::open(core, to, true).await?;
+    let head = Link::head(core, to, "PUT", &format!("{TARGET}{slot}/{blob}"));
+    let head = match length {
+        Some(length) => head.header("Content-Length", length),
+        None => head.header("Transfer-Encoding", "chunked"),
+    };
+    link.connection.send(head.write()).await?;
+    loop {
+        match items.recv().await {
+            // The upload was given up: the connection ends, and the replica forgets it.
+            Err(_) => return Ok(None),
+            Ok(Item::Piece(piece)) => send_piece(&mut link, piece, length.is_none()).await?,
+            Ok(Item::End) => break,
+        }
+    }
+    drop(items);
+    if length.is_none() {
+        link.connection.send(b"0\r\n\r\n".to_vec()).await?;
+    }
+    let answer = async {
+        let head = link.answer().await?;
+        let len = match head.framing {
+            Framing::Length(len) => usize::try_from(len).unwrap_or(usize::MAX),
+            _ => 0,
+        };
+        if len > PEER_MESSAGE_MAX {
+            return Err(std::io::Error::other("an answer that is too long"));
+        }
+        let answer = link.receive(len).await?;
+        if head.status != 200 {
+            return Err(std::io::Error::other(String::from_utf8_lossy(&answer).into_owned()));
+        }
+        decode(&answer).map_err(|error| std::io::Error::other(error.to_string()))
+    };
+    let stored = timeout(UPLOAD_FINISH, answer).await;
+    let stored = stored.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into()))?;
+    link.keep(core);
+    Ok(Some(stored))
+}
+
+async fn send_piece(link: &mut Link, piece: Piece, chunked: bool) -> std::io::Result<()> {
+    let mut framed = Framed { before: Vec::new(), piece, after: b"" };
+    if framed.len() == 0 {
+        return Ok(());
+    }
+    if chunked {
+        framed.before = format!("{:x}\r\n", framed.len()).into_bytes();
+        framed.after = b"\r\n";
+    }
+    let (framed, mut sent) = (Rc::new(framed), 0);
+    while sent < framed.len() {
+        let moved = link.connection.send_parts(&framed, sent, SEND_TIME).await?;
+        sent += moved.bytes;
+        if moved.out_of_patience && sent < framed.len() {
+            return Err(std::io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
+}
+
 /// Receives a blob from its coordinator.
 pub(super) async fn receive(
-    _core: &Rc<Core>,
-    _cluster: &Arc<Cluster>,
-    _connection: &mut Connection,
-    _body: &mut Body,
-    _path: &str,
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    connection: &mut Connection,
+    body: &mut Body,
+    path: &str,
 ) -> Handled {
-    refuse(Code::NotImplemented, "not yet")
+    let ids = path.strip_prefix(TARGET).and_then(|rest| rest.split_once('/'));
+    let slot = ids.and_then(|(slot, _)| Slot::new(slot.parse().ok()?));
+    let blob = ids.and_then(|(_, blob)| blob.parse::<BlobId>().ok());
+    let (Some(slot), Some(blob)) = (slot, blob) else {
+        return refuse(Code::BadRequest, "an upload names its slot and its blob");
+    };
+    if !cluster.topology().is_mine(slot) {
+        return refuse(Code::BadRequest, format!("this node is no replica of slot {slot}"));
+    }
+    core.node.writers.birth(slot).await?;
+    if core.node.readers.is_known(slot, blob).await? || !core.node.live.insert(blob) {
+        return refuse(Code::VersionConflict, format!("blob {blob} is here already"));
+    }
+    let mut upload = Upload::new(core, slot, blob, Streams::default());
+    let kept = match upload.run(connection, body, false).await {
+        Ok(received) => keep(cluster, slot, blob, received),
+        Err(failure) => Err(failure),
+    };
+    match kept {
+        Ok(data) => binary(&Stored { size: data.size, content: data.content() }),
+        Err(failure) => {
+            upload.discard().await;
+            core.node.live.remove(blob);
+            Err(failure)
+        }
+    }
+}
+
+/// Keeps what was received for the votes about it.
+pub(in crate::shard) fn keep(
+    cluster: &Cluster,
+    slot: Slot,
+    blob_id: BlobId,
+    received: Received,
+) -> Result<Arc<Uploaded>, Failure> {
+    let Received { size, chunks, parts, .. } = received;
+    let data = Arc::new(Uploaded { blob_id, size, chunks, parts });
+    if cluster.uploads.insert(slot, Arc::clone(&data)) {
+        Ok(data)
+    } else {
+        Err(Error::new(Code::SlotUnavailable, "too many uploads wait for their votes: try again").into())
+    }
 }
