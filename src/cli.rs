@@ -29,6 +29,9 @@ struct Serve {
     /// TOML file; every key has a default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Which of the nodes in the config this is
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
     /// Data directory; once for each disk
     #[arg(long, value_name = "DIR")]
     data: Vec<PathBuf>,
@@ -57,7 +60,7 @@ pub fn main() -> ExitCode {
 }
 
 fn serve(options: Serve) -> Result<(), String> {
-    let mut config = Config::load(options.config.as_deref(), std::env::vars())?;
+    let mut config = Config::load(options.config.as_deref(), std::env::vars(), options.node.as_deref())?;
     if !options.data.is_empty() {
         config.storage.disks = options.data;
     }

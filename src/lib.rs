@@ -12,6 +12,7 @@ pub mod io;
 pub mod limits;
 pub mod meta;
 pub mod metrics;
+pub mod registry;
 pub mod replication;
 pub mod server;
 pub mod shard;

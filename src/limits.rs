@@ -263,6 +263,28 @@ pub const INDEX_RETRY: Duration = Duration::from_secs(1);
 /// Rows one listing looks at before it ends early, so that a prefix full of tombstones holds nobody up.
 pub const LISTING_STEPS: usize = 50_000;
 
+/// Length of the name of a node or a cluster.
+pub const NODE_NAME_MAX: usize = 64;
+/// How long a node's announcement in the registry is good for, unless the config says otherwise; renewed three times
+/// within.
+pub const LEASE: Duration = Duration::from_secs(10);
+/// The shortest: etcd knows none below its elections.
+pub const LEASE_MIN: Duration = Duration::from_secs(1);
+/// The longest.
+pub const LEASE_MAX: Duration = Duration::from_mins(10);
+/// Time that the registry has for one answer; less where the lease is short.
+pub const REGISTRY_TIME: Duration = Duration::from_secs(2);
+/// Time until the registry is asked again while something is missing.
+pub const REGISTRY_RETRY: Duration = Duration::from_secs(1);
+/// Time that a start waits for the registry before it goes on without.
+pub const REGISTRY_START: Duration = Duration::from_secs(5);
+/// Bytes of what one node announces, and of the record of the cluster.
+pub const ANNOUNCEMENT_MAX: usize = 64 << 10;
+/// Disks of a node.
+pub const DISKS_MAX: usize = 256;
+/// Bytes of the head of an answer to a question over HTTP.
+pub const ANSWER_HEAD_MAX: usize = 16 << 10;
+
 /// Connections of the admin listener.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// How often the sweeper looks for chunks to drop, at most.

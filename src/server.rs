@@ -1,5 +1,7 @@
 //! The roof: opens the disks, starts the threads in order, and stops them in order.
 
+mod cluster;
+
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +16,7 @@ use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
 use ulid::Ulid;
 
+use self::cluster::Membership;
 use crate::background;
 use crate::base::slot::Slot;
 use crate::chunk::disk::{self, Disk};
@@ -63,9 +66,12 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         .remove(0);
     let admin = admin_listener.local_addr().map_err(|error| error.to_string())?;
 
-    let (node, metadata) = compose(config, disks, cores)?;
+    let run_id = Ulid::generate().to_string()[16..].to_lowercase();
+    let membership = Membership::open(config, (public, admin), &disks, &run_id, cores)?;
+    let (peers, member) = membership.map(|it| ((it.peer, it.listeners), it.member)).unzip();
+    let (node, metadata) = compose(config, disks, cores, run_id)?;
     let background =
-        background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public)
+        background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public, member)
             .map_err(|error| format!("cannot start the background thread: {error}"))?;
     let (stop, stopping) = async_channel::bounded(1);
     let mut threads = Vec::new();
@@ -82,7 +88,7 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         let started = thread::Builder::new().name(format!("core-{number}")).spawn(run);
         threads.push(started.map_err(|error| format!("cannot start core {number}: {error}"))?);
     }
-    announce(config, public, admin, cores);
+    announce(config, public, admin, peers.as_ref().map(|(peer, _)| *peer), cores);
 
     let outcome = match ended.recv() {
         Ok(End::Failed(error)) => Err(error),
@@ -126,7 +132,12 @@ struct Metadata {
 }
 
 /// Everything that the cores share, and the metadata threads behind it.
-fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>, Metadata), String> {
+fn compose(
+    config: &Config,
+    disks: Vec<Disk>,
+    cores: usize,
+    run_id: String,
+) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
     let cache_bytes = config.storage.cache.bytes(memory());
@@ -159,7 +170,7 @@ fn compose(config: &Config, disks: Vec<Disk>, cores: usize) -> Result<(Arc<Node>
         Readers::start(&slots, &writers, &ballast, shares.readers, None, cores).map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
     let node = Node {
-        run_id: Ulid::generate().to_string()[16..].to_lowercase(),
+        run_id,
         slots,
         readers,
         writers,
@@ -233,7 +244,7 @@ impl FileShares {
     }
 }
 
-fn announce(config: &Config, public: SocketAddr, admin: SocketAddr, cores: usize) {
+fn announce(config: &Config, public: SocketAddr, admin: SocketAddr, peer: Option<SocketAddr>, cores: usize) {
     if config.storage.durability == Durability::Relaxed {
         // Like the line below: who closed the stream does not want to know.
         let _ = writeln!(
@@ -242,10 +253,11 @@ fn announce(config: &Config, public: SocketAddr, admin: SocketAddr, cores: usize
              seconds, acknowledged ones too"
         );
     }
+    let member = peer.map_or_else(String::new, |peer| format!("node={} peer={peer} ", config.current_node));
     let disks: Vec<String> = config.storage.disks.iter().map(|disk| display(disk)).collect();
     let _ = writeln!(
         io::stdout(),
-        "amberblob: serving public=http://{public} admin=http://{admin} cores={cores} disks={} data={}",
+        "amberblob: serving public=http://{public} admin=http://{admin} {member}cores={cores} disks={} data={}",
         disks.len(),
         disks.join(",")
     );

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 15] = [
+const MAY_NAME: [(&str, &[&str]); 16] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
@@ -14,21 +14,29 @@ const MAY_NAME: [(&str, &[&str]); 15] = [
     ("metrics", &[]),
     ("meta", &["base", "limits", "wire", "io", "replication"]),
     ("chunk", &["base", "limits", "wire", "io"]),
+    ("registry", &["base", "limits"]),
     ("shard", &["base", "limits", "wire", "replication", "io", "meta", "chunk", "metrics"]),
-    ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "shard"]),
-    ("config", &["limits", "io", "meta"]),
+    ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "registry", "shard"]),
+    ("config", &["base", "limits", "io", "meta", "registry"]),
     ("compat", &["base", "meta"]),
-    ("server", &["base", "limits", "io", "meta", "chunk", "metrics", "shard", "background", "config"]),
+    (
+        "server",
+        &["base", "limits", "io", "meta", "chunk", "metrics", "registry", "shard", "background", "config"],
+    ),
     ("cli", &["config", "server"]),
     ("main", &["cli"]),
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 6] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
-    ("tokio", &["background"]),
+    ("tokio", &["background", "registry"]),
     ("tokio_uring", &["background"]),
+    ("redis", &["registry"]),
+    ("hyper", &["registry"]),
+    ("hyper_util", &["registry"]),
+    ("http_body_util", &["registry"]),
     ("httparse", &["wire"]),
     ("io_uring", &["io"]),
 ];

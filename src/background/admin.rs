@@ -2,7 +2,7 @@
 //!
 //! Small and rare requests: one at a time on a connection that closes after each.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,11 +13,11 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
+use super::overview::Overview;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
 use crate::limits::{ADMIN_CONNECTIONS, HEAD_TIME, HEADERS_MAX, INBOX_MIN, REQUEST_LINE_MAX};
-use crate::meta::slots::State;
 use crate::metrics::CoreLabels;
 use crate::shard::node::Node;
 use crate::wire::head::{self, Head, Method, Parsed, Target};
@@ -25,8 +25,7 @@ use crate::wire::response::{ResponseHead, error_body};
 
 struct Admin {
     node: Arc<Node>,
-    name: String,
-    public: SocketAddr,
+    overview: Overview,
     metrics: Registry,
 }
 
@@ -39,9 +38,9 @@ struct Page {
 }
 
 /// Serves for as long as the node runs.
-pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, name: String, public: SocketAddr) {
+pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, overview: Overview) {
     let metrics = node.metrics.registry();
-    let admin = Arc::new(Admin { node, name, public, metrics });
+    let admin = Arc::new(Admin { node, overview, metrics });
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
@@ -107,17 +106,10 @@ impl Admin {
             "/metrics" => self.metrics(),
             "/healthz" => json_page(200, &json!({ "status": "ok" })),
             "/readyz" => self.ready(),
-            "/nodes" => json_page(
-                200,
-                &json!({ "nodes": [{ "name": self.name, "public": self.public.to_string() }] }),
-            ),
-            "/slots" => {
-                let born = |slot: &Slot| self.node.slots.state(*slot) != State::Unborn;
-                let slots: Vec<_> = Slot::all().filter(born).map(|slot| self.slot(slot)).collect();
-                json_page(200, &json!({ "slots": slots }))
-            }
+            "/nodes" => json_page(200, &self.overview.nodes()),
+            "/slots" => json_page(200, &self.overview.slots()),
             other => match other.strip_prefix("/slots/").and_then(|id| id.parse().ok()).and_then(Slot::new) {
-                Some(slot) => json_page(200, &self.slot(slot)),
+                Some(slot) => json_page(200, &self.overview.slot(slot)),
                 None => error_page(&Error::new(
                     Code::BlobNotFound,
                     "there are /metrics, /healthz, /readyz, /nodes, /slots and /slots/{0..2047}",
@@ -140,6 +132,7 @@ impl Admin {
                 .set(node.placement.connections(core).cast_signed() as i64);
             node.metrics.busy.get_or_create(&label).set(node.placement.busy(core).cast_signed() as i64);
         }
+        self.overview.count(&node.metrics);
         node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
         node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);
         match encode(&mut body, &self.metrics) {
@@ -152,29 +145,13 @@ impl Admin {
     }
 
     fn ready(&self) -> Page {
-        let troubles = self.node.troubles();
+        let mut troubles = self.node.troubles();
+        troubles.extend(self.overview.troubles());
         if troubles.is_empty() {
             json_page(200, &json!({ "ready": true }))
         } else {
             json_page(503, &json!({ "ready": false, "reasons": troubles }))
         }
-    }
-
-    fn slot(&self, slot: Slot) -> serde_json::Value {
-        let slots = &self.node.slots;
-        let state = slots.state(slot);
-        let reason = (state == State::Failed).then(|| slots.reason(slot));
-        json!({
-            "slot": slot.index(),
-            "disk": self.node.disk(slot).root(),
-            "state": match state {
-                State::Unchecked => "recovering",
-                State::Unborn => "empty",
-                State::Ready => "healthy",
-                State::Failed => "failed",
-            },
-            "reason": reason,
-        })
     }
 }
 

@@ -1,6 +1,8 @@
-//! The background plane: one thread with a tokio-uring runtime for the admin listener and the sweeper.
+//! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper and the registry.
 
 mod admin;
+mod health;
+mod overview;
 mod sweeper;
 
 use std::io;
@@ -9,7 +11,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
+use self::overview::Overview;
+use crate::limits::REGISTRY_TIME;
+use crate::registry::driver::Member;
 use crate::shard::node::Node;
 
 /// The running background thread.
@@ -27,15 +33,28 @@ pub fn start(
     listener: TcpListener,
     name: String,
     public: SocketAddr,
+    member: Option<Member>,
 ) -> io::Result<Background> {
     let (stop, stopped) = oneshot::channel();
     let run = move || {
         tokio_uring::start(async move {
-            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, name, public));
+            let overview = Overview::new(Arc::clone(&node), name, public, member.as_ref());
+            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview));
             tokio_uring::spawn(sweeper::watch_space(Arc::clone(&node)));
-            tokio_uring::spawn(sweeper::run(node));
+            tokio_uring::spawn(sweeper::run(Arc::clone(&node)));
+            let (leave, leaving) = oneshot::channel();
+            let membership = member.map(|member| {
+                let topology = Arc::clone(member.directory().topology());
+                let health = Box::new(move || health::of(&node, &topology));
+                tokio_uring::spawn(member.run(health, leaving))
+            });
             // A sender that is gone is a stop, too.
             let _ = stopped.await;
+            drop(leave);
+            if let Some(membership) = membership {
+                // What is not taken back in time ends with its lease.
+                let _ = timeout(REGISTRY_TIME, membership).await;
+            }
         });
     };
     let thread = thread::Builder::new().name("background".to_owned()).spawn(run)?;

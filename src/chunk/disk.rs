@@ -38,6 +38,7 @@ struct Identity {
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
+    id: String,
     /// Whether files are read and written around the page cache.
     direct: bool,
     /// Whether the last node on it stopped in order.
@@ -66,7 +67,11 @@ pub fn open_all(roots: &[PathBuf], direct: bool) -> Result<Vec<Disk>, String> {
     }
     form(&mut found)?;
     found.sort_by_key(|(_, identity, _)| identity.as_ref().map(|identity| identity.disk));
-    found.into_iter().map(|(root, _, lock)| Disk::open(root, lock, direct)).collect()
+    let open = |(root, identity, lock): Found| {
+        let id = identity.map(|identity| identity.disk_id).unwrap_or_default();
+        Disk::open(root, id, lock, direct)
+    };
+    found.into_iter().map(open).collect()
 }
 
 type Found = (PathBuf, Option<Identity>, File);
@@ -181,7 +186,7 @@ fn write_identity(root: &Path, identity: &Identity) -> io::Result<()> {
 }
 
 impl Disk {
-    fn open(root: PathBuf, lock: File, direct: bool) -> Result<Self, String> {
+    fn open(root: PathBuf, id: String, lock: File, direct: bool) -> Result<Self, String> {
         let describe = |error: io::Error| format!("{}: {error}", root.display());
         steps::create_dir_synced(&layout::slots_dir(&root)).map_err(describe)?;
         let direct = direct && probe_direct(&root).map_err(describe)?;
@@ -193,6 +198,7 @@ impl Disk {
         };
         Ok(Self {
             root,
+            id,
             direct,
             clean,
             _lock: lock,
@@ -200,6 +206,11 @@ impl Disk {
             free: AtomicU64::new(space.free),
             allocating: Mutex::new(()),
         })
+    }
+
+    /// Its identity, which no other disk has.
+    pub fn id(&self) -> &str {
+        &self.id
     }
 
     /// Its directory.

@@ -41,6 +41,10 @@ pub struct Metrics {
     pub cache_read: Counter,
     /// Blocks that failed their checksum or could not be read.
     pub read_failures: Counter,
+    /// Nodes of the cluster that are there.
+    pub nodes_alive: Gauge,
+    /// Times that the registry could not be asked.
+    pub registry_failures: Counter,
     /// Directories of unfinished uploads removed.
     pub orphans_removed: Counter,
     /// Deleted versions whose chunks were removed.
@@ -80,6 +84,16 @@ impl Metrics {
             "read_failures",
             "Stretches of chunks that failed their checksum or could not be read",
             self.read_failures.clone(),
+        );
+        list.register(
+            "nodes_alive",
+            "Nodes of the cluster that are there, this one included; 0 for a node on its own",
+            self.nodes_alive.clone(),
+        );
+        list.register(
+            "registry_failures",
+            "Times that the registry could not be asked",
+            self.registry_failures.clone(),
         );
         list.register(
             "orphans_removed",

@@ -1,0 +1,170 @@
+//! The configuration: defaults, then the file, then the environment, then the command line.
+//!
+//! Unknown keys are refused with the nearest known name. A value is checked where it is read, so that a wrong one is
+//! found at the start. One file can serve all nodes of a cluster: see [`source`].
+
+mod cluster;
+mod registry;
+mod source;
+mod values;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use toml::Table;
+
+pub use self::cluster::{Cluster, Tls};
+use self::source::{Said, one_line};
+pub use self::values::CacheSize;
+use crate::io::send_mode::Mode;
+use crate::meta::schema::Durability;
+use crate::registry::settings::Settings;
+
+/// What a node is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This node's name.
+    pub current_node: String,
+    /// Where it listens.
+    pub listen: Listen,
+    /// How it sends.
+    pub network: Network,
+    /// Where and how it stores.
+    pub storage: Storage,
+    /// The cluster it belongs to, if it is not alone.
+    pub cluster: Option<Cluster>,
+    /// How the nodes of the cluster find each other.
+    pub registry: Settings,
+}
+
+/// The sections as they are written.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Sections {
+    listen: Listen,
+    network: Network,
+    storage: Storage,
+    cluster: cluster::Section,
+    registry: registry::Section,
+    archive: Option<Table>,
+}
+
+/// Where a node listens.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Listen {
+    /// For clients.
+    pub public: SocketAddr,
+    /// For operators.
+    pub admin: SocketAddr,
+    /// For the other nodes of the cluster.
+    pub peer: SocketAddr,
+}
+
+/// How a node sends.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Network {
+    /// Whether the kernel copies what is sent.
+    #[serde(deserialize_with = "values::send")]
+    pub send: Mode,
+}
+
+/// Where and how a node stores.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Storage {
+    /// Its disks, each a directory.
+    pub disks: Vec<PathBuf>,
+    /// What an acknowledgement promises.
+    #[serde(deserialize_with = "values::durability")]
+    pub durability: Durability,
+    /// Whether files are read and written around the page cache.
+    pub io: Io,
+    /// Size of the block cache.
+    pub cache: CacheSize,
+    /// How long the chunks of a deleted version stay.
+    #[serde(deserialize_with = "values::duration")]
+    pub tombstone_grace: Duration,
+    /// Live versions a path keeps; 0: all.
+    pub keep_versions: u64,
+}
+
+/// Whether files are read and written around the page cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Io {
+    /// Around it, where the file system can.
+    Direct,
+    /// Through it.
+    Buffered,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let local = |port: u16| ([127, 0, 0, 1], port).into();
+        Self { public: local(8080), admin: local(8081), peer: local(8082) }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self { send: Mode::Auto }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self {
+            disks: vec![PathBuf::from("./amberblob-data")],
+            durability: Durability::Full,
+            io: Io::Direct,
+            cache: CacheSize::Percent(25),
+            tombstone_grace: Duration::from_hours(24),
+            keep_versions: 0,
+        }
+    }
+}
+
+impl Config {
+    /// Reads the file, if one is named, the environment, and which node this is, if the command line says so.
+    ///
+    /// # Errors
+    /// One line: which file or variable, which key, what is wrong with it.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        node: Option<&str>,
+    ) -> Result<Self, String> {
+        let Said { table, source, node } = source::gather(file, environment, node)?;
+        let sections: Sections = table.try_into().map_err(|error| one_line(&format!("{source}: {error}")))?;
+        sections.check(node).map_err(|error| format!("{source}: {error}"))
+    }
+}
+
+impl Sections {
+    fn check(self, current_node: String) -> Result<Config, String> {
+        if self.archive.is_some() {
+            return Err("[archive]: this release has no archive: leave the section out".to_owned());
+        }
+        if self.storage.disks.is_empty() {
+            return Err("storage.disks is empty: name at least one directory".to_owned());
+        }
+        let registry = self.registry.check()?;
+        let cluster = self.cluster.check(&current_node, &self.listen, registry.backend)?;
+        let Self { listen, network, storage, .. } = self;
+        Ok(Config { current_node, listen, network, storage, cluster, registry })
+    }
+}
+
+impl fmt::Display for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::Direct { "direct" } else { "buffered" })
+    }
+}
+
+#[cfg(test)]
+mod tests;
