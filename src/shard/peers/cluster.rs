@@ -1,8 +1,7 @@
 //! What all cores of a node share of its cluster.
 
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::uploads::Uploads;
@@ -11,19 +10,11 @@ use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::base::topology::{NodeId, Topology};
 use crate::chunk::sweep::LiveUploads;
+use crate::registry::directory::Directory;
 use crate::replication::machine::{Group, NodeSet, Time};
 use crate::replication::roster::Roster;
 use crate::wire::peer::Identity;
 use crate::wire::peer::cluster::{Charter, Disks};
-
-/// Where a node is reached; what is not known yet is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Addresses {
-    /// By clients.
-    pub public: Option<SocketAddr>,
-    /// By other nodes.
-    pub peer: Option<SocketAddr>,
-}
 
 /// A node's part in its cluster.
 pub struct Cluster {
@@ -35,8 +26,8 @@ pub struct Cluster {
     pub redirect: bool,
     /// Identities of this node's disks, by number.
     pub disks: Vec<Identity>,
-    /// By node.
-    addresses: RwLock<Vec<Addresses>>,
+    /// Where the nodes are.
+    pub directory: Arc<Directory>,
     /// Nodes that do not answer, by node.
     suspect: Vec<AtomicBool>,
     /// Uploads whose data is here and which wait for their votes.
@@ -51,8 +42,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Of a node with these disks; addresses are by node.
-    pub fn new(roster: Arc<Roster>, addresses: Vec<Addresses>, redirect: bool, disks: Vec<Identity>) -> Self {
+    /// Of a node with these disks.
+    pub fn new(roster: Arc<Roster>, directory: Arc<Directory>, redirect: bool, disks: Vec<Identity>) -> Self {
         let charter = charter(roster.topology());
         let suspect = roster.topology().nodes().map(|_| AtomicBool::new(false)).collect();
         Self {
@@ -60,7 +51,7 @@ impl Cluster {
             charter,
             redirect,
             disks,
-            addresses: RwLock::new(addresses),
+            directory,
             suspect,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
@@ -78,20 +69,6 @@ impl Cluster {
     /// This node's name.
     pub(super) fn name(&self) -> &str {
         self.topology().name(self.topology().me())
-    }
-
-    /// Where a node is reached.
-    pub fn addresses(&self, node: NodeId) -> Addresses {
-        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
-        addresses.get(node.index()).copied().unwrap_or_default()
-    }
-
-    /// Notes where a node is reached; what is none here stays as it was.
-    pub fn set_addresses(&self, node: NodeId, new: Addresses) {
-        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = addresses.get_mut(node.index()) {
-            *known = Addresses { public: new.public.or(known.public), peer: new.peer.or(known.peer) };
-        }
     }
 
     /// Whether a node answers, as far as is known.
