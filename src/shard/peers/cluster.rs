@@ -91,8 +91,35 @@ impl Cluster {
 
     /// Which of a slot's replicas to ask: without those that do not answer, if a quorum remains.
     pub(in crate::shard) fn worth_asking(&self, group: &Group) -> NodeSet {
-        let reachable: NodeSet = group.nodes().filter(|node| self.is_reachable(*node)).collect();
+        let reachable = self.reachable(group);
         if reachable.len() >= group.write_quorum { reachable } else { group.all() }
+    }
+
+    /// Whether a write quorum of a slot's replicas answers, as far as is known.
+    pub(in crate::shard) fn has_quorum(&self, group: &Group) -> bool {
+        self.reachable(group).len() >= group.write_quorum
+    }
+
+    fn reachable(&self, group: &Group) -> NodeSet {
+        group.nodes().filter(|node| self.is_reachable(*node)).collect()
+    }
+
+    /// What an operator is told of the cluster; empty when nothing is wrong.
+    pub fn troubles(&self) -> Vec<String> {
+        let topology = self.topology();
+        let mut troubles: Vec<String> =
+            Some(self.trouble()).filter(|trouble| !trouble.is_empty()).into_iter().collect();
+        let lost = Slot::all().filter(|slot| {
+            let replicas = topology.replicas(*slot).iter();
+            replicas.filter(|node| self.is_reachable(**node)).count() < topology.write_quorum()
+        });
+        let lost = lost.count();
+        if lost > 0 {
+            let silent = topology.nodes().filter(|node| !self.is_reachable(*node));
+            let silent: Vec<&str> = silent.map(|node| topology.name(node)).collect();
+            troubles.push(format!("no quorum for {lost} slots: {} do not answer", silent.join(", ")));
+        }
+        troubles
     }
 
     /// What a coordinator on this node goes by.
