@@ -195,12 +195,16 @@ impl Writer {
             self.indexes.apply(self.slots.disk(slot), vec![Change { slot, seq: last, reset, entries }]);
         }
         let mut row = known.map_or(1, |known| known.row);
+        let mut done = Vec::new();
         for found in self.recovered.remove(&slot).unwrap_or_default() {
             if found.record.seq > known_seq && found.record.seq <= last {
                 row = row.max(found.record.row.0 + 1);
                 self.pending.push(found.record, found.segment);
+            } else {
+                done.push(found.segment);
             }
         }
+        self.journals[self.slots.disk(slot)].release(done.into_iter());
         if last > known_seq {
             if known.is_none() {
                 self.unborn.insert(slot);

@@ -403,8 +403,10 @@ impl Journal {
     pub(super) fn release(&self, segments: impl Iterator<Item = Arc<Segment>>) {
         let mut was_last = false;
         for segment in segments {
-            // Ours, and the recycler's or that of `current`.
-            was_last |= Arc::strong_count(&segment) <= 2;
+            let left = Arc::downgrade(&segment);
+            drop(segment);
+            // The recycler's, or that of `current`. Of several writers that let go at once the last one sees it.
+            was_last |= left.strong_count() <= 1;
         }
         if was_last {
             self.send(Signal::Look);
