@@ -249,9 +249,12 @@ impl Directory {
         }
     }
 
-    /// The registry has something else under a name of ours, or no longer.
-    pub(super) fn contradict(&self, contradiction: Option<String>) {
-        self.write().standing.contradiction = contradiction;
+    /// The registry has something else under a name of ours, or no longer. What of it is news.
+    pub(super) fn contradict(&self, contradiction: Option<String>) -> Option<String> {
+        let mut inner = self.write();
+        let news = contradiction.clone().filter(|_| inner.standing.contradiction != contradiction);
+        inner.standing.contradiction = contradiction;
+        news
     }
 }
 

@@ -208,10 +208,9 @@ impl Member {
         // Last, since it only matters to a registry that has forgotten everything.
         let stands = self.within(registry.form(&self.charter.write())).await?;
         contradiction = contradiction.or_else(|| self.contradiction(&stands));
-        if let Some(contradiction) = &contradiction {
-            tracing::error!("{contradiction}");
+        if let Some(news) = self.directory.contradict(contradiction) {
+            tracing::error!("{news}");
         }
-        self.directory.contradict(contradiction);
         Ok(())
     }
 

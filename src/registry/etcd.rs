@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::settings::{Endpoint, Settings};
-use super::{Registry, Sighting, Trouble, http};
+use super::{CHECK_PASSWORD, Registry, Sighting, Trouble, http};
 use crate::base::topology::Topology;
 use crate::limits::{ANNOUNCEMENT_MAX, ANSWER_HEAD_MAX};
 
@@ -109,9 +109,7 @@ impl Etcd {
             return Err(Refusal::NoLease(trouble));
         }
         if ["user", "password", "permission"].iter().any(|word| message.contains(word)) {
-            return Err(Refusal::Failed(Trouble::new(format!(
-                "{trouble}: check registry.username and registry.password_file or AMBERBLOB_REGISTRY__PASSWORD"
-            ))));
+            return Err(Refusal::Failed(Trouble::new(format!("{trouble}{CHECK_PASSWORD}"))));
         }
         self.turn += 1;
         Err(Refusal::Failed(trouble))

@@ -14,6 +14,10 @@ mod redis;
 pub mod settings;
 pub mod slot_set;
 
+/// The way out where a server does not take the user or the password.
+const CHECK_PASSWORD: &str =
+    ": check registry.username and registry.password_file or AMBERBLOB_REGISTRY__PASSWORD";
+
 /// Why the registry did not do what it was asked, in one line. It may have done it all the same.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{0}")]

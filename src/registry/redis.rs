@@ -2,6 +2,10 @@
 //!
 //! Every command concerns one key, so any Redis from 2.6 on does, and Valkey; a sharded Redis Cluster does not. A connection on
 //! which something failed, or was given up, is not used again, since an answer that comes late would be taken for another's.
+//!
+//! No transactions: the client (redis 1.8.1) subtracts below zero when a server refuses MULTI, which ends a process
+//! that checks its arithmetic. Nothing here needs them: what decides is one command, and whoever writes between two of
+//! ours is met at the next beat.
 
 use redis::aio::MultiplexedConnection;
 use redis::{
@@ -10,7 +14,7 @@ use redis::{
 };
 
 use super::settings::Settings;
-use super::{Registry, Sighting, Trouble};
+use super::{CHECK_PASSWORD, Registry, Sighting, Trouble};
 use crate::base::topology::Topology;
 use crate::limits::ANNOUNCEMENT_MAX;
 
@@ -84,11 +88,11 @@ impl Redis {
     /// Sets a key if it is not there, and reads it.
     async fn set_new(&mut self, key: String, value: &str, expires: bool) -> Result<(bool, String), Trouble> {
         let mut commands = redis::pipe();
-        commands.atomic().cmd("SET").arg(&key).arg(value);
+        commands.cmd("SET").arg(&key).arg(value).arg("NX");
         if expires {
             commands.arg("PX").arg(self.lease());
         }
-        commands.arg("NX").getrange(&key, 0, ANNOUNCEMENT_MAX as isize);
+        commands.getrange(&key, 0, ANNOUNCEMENT_MAX as isize);
         let (set, value): (Option<String>, Vec<u8>) = self.run(&commands).await?;
         Ok((set.is_some(), text(value)))
     }
@@ -97,6 +101,9 @@ impl Redis {
 impl Registry for Redis {
     async fn form(&mut self, charter: &str) -> Result<String, Trouble> {
         let (_, stands) = self.set_new(self.charter.clone(), charter, false).await?;
+        if stands.is_empty() {
+            return Err(Trouble::new("redis: it does not keep what it is told"));
+        }
         Ok(stands)
     }
 
@@ -108,7 +115,7 @@ impl Registry for Redis {
     async fn announce(&mut self, record: &str) -> Result<Option<String>, Trouble> {
         let key = &self.keys[self.me];
         let mut commands = redis::pipe();
-        commands.atomic().getrange(key, 0, ANNOUNCEMENT_MAX as isize);
+        commands.getrange(key, 0, ANNOUNCEMENT_MAX as isize);
         commands.cmd("SET").arg(key).arg(record).arg("PX").arg(self.lease()).ignore();
         let (before,): (Vec<u8>,) = self.run(&commands).await?;
         self.announced = Some(record.to_owned());
@@ -141,12 +148,11 @@ fn text(value: Vec<u8>) -> String {
 }
 
 fn trouble(endpoint: &str, error: &RedisError) -> Trouble {
+    // Of several commands that were refused, the first says why.
+    let first = error.clone().into_server_errors().and_then(|errors| Some(errors.first()?.1.to_string()));
+    let said = first.unwrap_or_else(|| error.to_string());
     let denied = error.kind() == ErrorKind::AuthenticationFailed
-        || error.code().is_some_and(|code| ["NOAUTH", "WRONGPASS", "NOPERM"].contains(&code));
-    let hint = if denied {
-        ": check registry.username and registry.password_file or AMBERBLOB_REGISTRY__PASSWORD"
-    } else {
-        ""
-    };
-    Trouble::new(format!("redis {endpoint}: {error}{hint}"))
+        || ["NOAUTH", "WRONGPASS", "NOPERM"].iter().any(|code| said.contains(code));
+    let hint = if denied { CHECK_PASSWORD } else { "" };
+    Trouble::new(format!("redis {endpoint}: {said}{hint}"))
 }
