@@ -19,7 +19,7 @@ use ulid::Ulid;
 use self::cluster::Membership;
 use crate::background;
 use crate::base::slot::Slot;
-use crate::chunk::disk::{self, Disk};
+use crate::chunk::disk::{self, Disk, Usage};
 use crate::chunk::layout;
 use crate::chunk::sweep::LiveUploads;
 use crate::config::{Config, Io};
@@ -58,7 +58,10 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let (end, ended) = mpsc::channel();
     catch_signals(end.clone())?;
 
-    let disks = disk::open_all(&config.storage.disks, config.storage.io == Io::Direct)?;
+    let disks = disk::open_all(
+        &config.storage.disks,
+        Usage { direct: config.storage.io == Io::Direct, clustered: false, relaxed: false },
+    )?;
     let listeners = listen::listen_all(config.listen.public, cores)
         .map_err(|error| format!("cannot listen on {}: {error}", config.listen.public))?;
     let public = listeners[0].local_addr().map_err(|error| error.to_string())?;

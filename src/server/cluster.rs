@@ -3,8 +3,6 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use ulid::Ulid;
-
 use crate::base::topology::Topology;
 use crate::chunk::disk::Disk;
 use crate::config::Config;
@@ -20,7 +18,7 @@ use crate::shard::peers::cluster::Cluster;
 pub(super) fn compose(config: &Config, disks: &[Disk], member: &Member) -> Arc<Cluster> {
     let directory = Arc::clone(member.directory());
     let roster = Arc::new(Roster::new(Topology::clone(directory.topology()), Vec::new()));
-    let identities = disks.iter().map(|disk| disk.id().parse::<Ulid>().map_or(0, |id| id.0)).collect();
+    let identities = disks.iter().map(|disk| disk.id().into()).collect();
     let redirect = config.cluster.as_ref().is_some_and(|cluster| cluster.redirect);
     Arc::new(Cluster::new(roster, directory, redirect, identities))
 }
@@ -64,7 +62,7 @@ impl Membership {
         let addresses = cluster.advertised(listening)?;
         let topology = Arc::new(cluster.topology.clone());
         let directory = Directory::new(topology, &cluster.known, addresses, cluster.may_cross_networks());
-        let disks = disks.iter().map(|disk| disk.id().to_owned()).collect();
+        let disks = disks.iter().map(|disk| disk.id().to_string()).collect();
         let identity = Identity { run: run_id.to_owned(), addresses, disks };
         let member = driver::join(config.registry.clone(), Arc::new(directory), &identity)?;
         Ok(Some(Self { listeners, peer, member }))
