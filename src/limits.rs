@@ -31,6 +31,32 @@ pub const LINK_IDLE_TIME: Duration = Duration::from_secs(30);
 pub const LAG_MIN: Duration = Duration::from_secs(1);
 /// Time a replica gets to sync what it received.
 pub const UPLOAD_FINISH: Duration = Duration::from_secs(30);
+/// How often a node asks every other one whether it is there.
+pub const HEARTBEAT: Duration = Duration::from_millis(500);
+/// The same, of a node that refuses to answer.
+pub const HEARTBEAT_REFUSED: Duration = Duration::from_secs(5);
+/// Time for an answer to a question about the cluster.
+pub const CLUSTER_TIME: Duration = Duration::from_secs(5);
+/// Versions that a replica hands over at a time.
+pub const HANDOVER_ROWS: usize = 512;
+/// Slots that one core recovers at once.
+pub const RECOVERIES: usize = 4;
+/// How often a core looks for slots to recover, versions to fetch and uploads to give up.
+pub const CHORES: Duration = Duration::from_millis(250);
+/// Age at which a try without an outcome is asked about.
+pub const SETTLE_AFTER: Duration = Duration::from_secs(2);
+/// Tries of one slot that are settled in one go.
+pub const SETTLE_BATCH: usize = 64;
+/// Tries that one core settles at once.
+pub const SETTLES: usize = 16;
+/// Shortest pause after a try that could not be settled, or a version that could not be fetched; it doubles.
+pub const CHORE_PAUSE: Duration = Duration::from_secs(1);
+/// Longest such pause.
+pub const CHORE_PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Versions without chunks of one slot that are fetched in one go.
+pub const FILL_BATCH: usize = 64;
+/// Versions that one core fetches at once.
+pub const FILLS: usize = 2;
 /// How long data waits for its vote.
 pub const UPLOAD_KEEP: Duration = Duration::from_mins(1);
 /// Blobs whose data waits for a vote.
@@ -315,6 +341,10 @@ pub const SPACE_INTERVAL: Duration = Duration::from_millis(200);
 pub const BALLAST: u64 = 16 << 20;
 
 const _: () = {
+    assert!(
+        HANDOVER_ROWS * (PATH_MAX + STORED_HEADERS_MAX * 2 + 256) < PEER_MESSAGE_MAX,
+        "the versions handed over at a time fit a message"
+    );
     assert!(CHUNK_SIZE.is_multiple_of(PART_SIZE), "a part belongs to one chunk");
     assert!(PART_SIZE.is_multiple_of(GRANULE_SIZE), "a granule belongs to one part");
     assert!(

@@ -19,7 +19,8 @@ use ulid::Ulid;
 use self::cluster::Membership;
 use crate::background;
 use crate::base::slot::Slot;
-use crate::chunk::disk::{self, Disk};
+use crate::chunk::charter;
+use crate::chunk::disk::{self, Disk, Usage};
 use crate::chunk::layout;
 use crate::chunk::sweep::LiveUploads;
 use crate::config::{Config, Io};
@@ -58,7 +59,14 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let (end, ended) = mpsc::channel();
     catch_signals(end.clone())?;
 
-    let disks = disk::open_all(&config.storage.disks, config.storage.io == Io::Direct)?;
+    let disks = disk::open_all(
+        &config.storage.disks,
+        Usage {
+            direct: config.storage.io == Io::Direct,
+            clustered: config.cluster.is_some(),
+            relaxed: config.storage.durability == Durability::Relaxed,
+        },
+    )?;
     let listeners = listen::listen_all(config.listen.public, cores)
         .map_err(|error| format!("cannot listen on {}: {error}", config.listen.public))?;
     let public = listeners[0].local_addr().map_err(|error| error.to_string())?;
@@ -70,7 +78,14 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let run_id = Ulid::generate().to_string()[16..].to_lowercase();
     let membership = Membership::open(config, (public, admin), &disks, &run_id, cores)?;
     let (peers, member) = membership.map(|it| ((it.peer, it.listeners), it.member)).unzip();
-    let cluster = member.as_ref().map(|member| cluster::compose(config, &disks, member));
+    let cluster = match &member {
+        Some(member) => Some(cluster::compose(config, &disks, member)?),
+        None => {
+            let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
+            charter::check_alone(&roots)?;
+            None
+        }
+    };
     let (node, metadata) = compose(config, disks, cores, run_id, cluster)?;
     let background =
         background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public, member)
@@ -113,7 +128,8 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let settled = metadata.recyclers.into_iter().all(|recycler| recycler.join().is_ok_and(|empty| empty));
     // A commit that failed, or a check that never came to pass, may have left a log that is not on disk.
     let in_doubt = Slot::all().any(|slot| matches!(node.slots.state(slot), State::Failed | State::Unchecked));
-    if config.storage.durability == Durability::Full && settled && !in_doubt {
+    let syncs = config.storage.durability == Durability::Full || node.cluster.is_some();
+    if syncs && settled && !in_doubt {
         node.disks.iter().for_each(|disk| disk.rest());
     }
     outcome
@@ -145,6 +161,9 @@ fn compose(
 ) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
+    if let Some(cluster) = &cluster {
+        cluster.mark(&slots);
+    }
     let cache_bytes = config.storage.cache.bytes(memory());
     let send = config.network.send;
     let local = config.listen.public.ip().is_loopback();

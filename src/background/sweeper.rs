@@ -1,8 +1,9 @@
 //! Gives space back: directories of uploads that came to nothing, and chunks of versions deleted long enough ago.
 //!
-//! A directory goes only when no upload of this process works on its blob and its slot has no row for it. Chunks of a
-//! tombstoned version go after the grace time: files first, their removal synced, then the note in the row, so that a
-//! crash in between only does it again. The row itself stays for ever.
+//! A directory goes only when no upload of this process works on its blob and its slot has no row for it; in a cluster, when
+//! moreover every try of its blob has been refused for good. Chunks of a tombstoned version go after the grace time: files
+//! first, their removal synced, then the note in the row, so that a crash in between only does it again. The row itself stays
+//! for ever. In a cluster other nodes must be asked first: there the cores do it (`shard/peers/background/sweeping.rs`).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -75,7 +76,8 @@ pub(super) async fn run(node: Arc<Node>) {
             }
         }
         let until = Timestamp::now().minus(node.tombstone_grace);
-        for slot in Slot::all().filter(|slot| node.slots.has_tombstones(*slot, until)) {
+        let alone = node.cluster.is_none();
+        for slot in Slot::all().filter(|slot| alone && node.slots.has_tombstones(*slot, until)) {
             if let Err(error) = drop_chunks(&node, slot, until).await {
                 tracing::warn!(%slot, %error, "chunks of deleted versions stay until the next sweep");
             }
@@ -109,7 +111,7 @@ async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
     };
     for blob in listed {
         // In this order: an upload enters its blob before the directory, and leaves after its commit.
-        if node.live.contains(blob) || !matches!(node.readers.is_known(slot, blob).await, Ok(false)) {
+        if node.live.contains(blob) || !may_go(node, slot, blob).await {
             continue;
         }
         match remove(slot_dir.clone(), vec![blob]).await {
@@ -122,6 +124,15 @@ async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
             }
         }
     }
+}
+
+/// Whether nothing names a blob, and nothing will.
+async fn may_go(node: &Node, slot: Slot, blob: BlobId) -> bool {
+    let known = node.readers.is_known(slot, blob).await;
+    if !matches!(known, Ok(false)) {
+        return false;
+    }
+    node.cluster.is_none() || matches!(node.writers.sweep(slot, blob).await, Ok(true))
 }
 
 async fn drop_chunks(node: &Arc<Node>, slot: Slot, until: Timestamp) -> Result<()> {

@@ -2,6 +2,11 @@
 //!
 //! The first start writes an identity into an empty directory: which of how many disks it is. Slots are placed by
 //! that number, so the disks may be named in any order later, but none may be missing, added, or of another node.
+//!
+//! The identity is also what the disk's votes are signed with in a cluster. A disk that has lost what it promised must not vote
+//! as if it had not: one that was replaced has a new identity, and one that was written to without syncs gets one after a
+//! stop that was not orderly. Its slots then recover from the other nodes. Nobody would give a node that runs alone its data back,
+//! so there an empty disk among used ones is refused.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
@@ -22,14 +27,27 @@ const NEW_IDENTITY: &str = "amberblob.json.tmp";
 const LOCK: &str = "lock";
 /// There while a disk is at rest after an orderly stop: everything on it is synced.
 const CLEAN: &str = "clean";
+/// There while what a cluster was promised may not be synced.
+const RELAXED: &str = "relaxed";
 const FORMAT: u32 = 1;
+
+/// How the disks of a node are used.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Usage {
+    /// Whether files are read and written around the page cache.
+    pub direct: bool,
+    /// Whether the node is one of a cluster.
+    pub clustered: bool,
+    /// Whether it promises what is not synced.
+    pub relaxed: bool,
+}
 
 /// What `amberblob.json` says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Identity {
     format: u32,
     node_id: String,
-    disk_id: String,
+    disk_id: Ulid,
     disk: usize,
     disks: usize,
 }
@@ -38,7 +56,9 @@ struct Identity {
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    id: String,
+    id: Ulid,
+    /// Whether it is marked as one that is not synced.
+    relaxed: bool,
     /// Whether files are read and written around the page cache.
     direct: bool,
     /// Whether the last node on it stopped in order.
@@ -54,7 +74,7 @@ pub struct Disk {
 ///
 /// # Errors
 /// One line: which directory, what is wrong with it, and what to do.
-pub fn open_all(roots: &[PathBuf], direct: bool) -> Result<Vec<Disk>, String> {
+pub fn open_all(roots: &[PathBuf], usage: Usage) -> Result<Vec<Disk>, String> {
     let mut found = Vec::new();
     for root in roots {
         let describe = |what: &str, error: io::Error| format!("{}: {what}: {error}", root.display());
@@ -65,16 +85,13 @@ pub fn open_all(roots: &[PathBuf], direct: bool) -> Result<Vec<Disk>, String> {
         let identity = read_identity(root)?;
         found.push((root.clone(), identity, lock));
     }
-    form(&mut found)?;
-    found.sort_by_key(|(_, identity, _)| identity.as_ref().map(|identity| identity.disk));
-    let open = |(root, identity, lock): Found| {
-        let id = identity.map(|identity| identity.disk_id).unwrap_or_default();
-        Disk::open(root, id, lock, direct)
-    };
-    found.into_iter().map(open).collect()
+    let mut formed = form(found, usage.clustered)?;
+    formed.sort_by_key(|(_, identity, _)| identity.disk);
+    formed.into_iter().map(|(root, identity, lock)| Disk::open(root, identity, lock, usage)).collect()
 }
 
 type Found = (PathBuf, Option<Identity>, File);
+type Formed = (PathBuf, Identity, File);
 
 fn read_identity(root: &Path) -> Result<Option<Identity>, String> {
     match fs::read_to_string(root.join(IDENTITY)) {
@@ -125,8 +142,8 @@ fn lock(root: &Path) -> Result<File, String> {
     }
 }
 
-/// Checks that the disks belong together, and makes identities where all of them are new.
-fn form(found: &mut [Found]) -> Result<(), String> {
+/// Checks that the disks belong together, and makes identities where all of them are new; in a cluster, where any is.
+fn form(found: Vec<Found>, clustered: bool) -> Result<Vec<Formed>, String> {
     let total = found.len();
     let known = found
         .iter()
@@ -134,7 +151,7 @@ fn form(found: &mut [Found]) -> Result<(), String> {
     let node_id =
         known.as_ref().map_or_else(|| Ulid::generate().to_string(), |(_, first)| first.node_id.clone());
     let mut taken = vec![false; total];
-    for (root, identity, _) in found.iter() {
+    for (root, identity, _) in &found {
         let Some(identity) = identity else { continue };
         if identity.node_id != node_id {
             return Err(format!("{}: belongs to another node than the other disks", root.display()));
@@ -158,23 +175,36 @@ fn form(found: &mut [Found]) -> Result<(), String> {
     // A crash in the first start leaves some disks with an identity and none with data.
     let in_use = |root: &Path| layout::slots_dir(root).exists();
     let used = found.iter().find(|(root, ..)| in_use(root)).map(|(root, ..)| root.clone());
-    for (root, identity, _) in found.iter_mut().filter(|(_, identity, _)| identity.is_none()) {
+    let mut formed = Vec::with_capacity(total);
+    for (root, identity, lock) in found {
+        if let Some(identity) = identity {
+            formed.push((root, identity, lock));
+            continue;
+        }
         if let Some(used) = &used {
-            return Err(format!(
-                "{}: is empty, but its node has data (in {}): mount the disk that belongs here",
-                root.display(),
-                used.display()
-            ));
+            if !clustered {
+                return Err(format!(
+                    "{}: is empty, but its node has data (in {}): mount the disk that belongs here",
+                    root.display(),
+                    used.display()
+                ));
+            }
+            tracing::warn!(disk = %root.display(), "the disk is empty: it recovers from the other nodes");
         }
         let disk = taken.iter().position(|taken| !taken).unwrap_or(0);
         taken[disk] = true;
-        let (node_id, disk_id) = (node_id.clone(), Ulid::generate().to_string());
-        let new = Identity { format: FORMAT, node_id, disk_id, disk, disks: total };
-        write_identity(root, &new)
+        let new = Identity {
+            format: FORMAT,
+            node_id: node_id.clone(),
+            disk_id: Ulid::generate(),
+            disk,
+            disks: total,
+        };
+        write_identity(&root, &new)
             .map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
-        *identity = Some(new);
+        formed.push((root, new, lock));
     }
-    Ok(())
+    Ok(formed)
 }
 
 fn write_identity(root: &Path, identity: &Identity) -> io::Result<()> {
@@ -186,10 +216,14 @@ fn write_identity(root: &Path, identity: &Identity) -> io::Result<()> {
 }
 
 impl Disk {
-    fn open(root: PathBuf, id: String, lock: File, direct: bool) -> Result<Self, String> {
+    fn open(root: PathBuf, mut identity: Identity, lock: File, usage: Usage) -> Result<Self, String> {
         let describe = |error: io::Error| format!("{}: {error}", root.display());
+        let relaxed = usage.clustered && usage.relaxed;
+        if usage.clustered {
+            mark(&root, &mut identity, relaxed).map_err(describe)?;
+        }
         steps::create_dir_synced(&layout::slots_dir(&root)).map_err(describe)?;
-        let direct = direct && probe_direct(&root).map_err(describe)?;
+        let direct = usage.direct && probe_direct(&root).map_err(describe)?;
         let space = steps::space(&root).map_err(describe)?;
         let clean = match fs::remove_file(root.join(CLEAN)) {
             Ok(()) => steps::sync_dir(&root).map(|()| true).map_err(describe)?,
@@ -198,7 +232,8 @@ impl Disk {
         };
         Ok(Self {
             root,
-            id,
+            id: identity.disk_id,
+            relaxed,
             direct,
             clean,
             _lock: lock,
@@ -208,9 +243,9 @@ impl Disk {
         })
     }
 
-    /// Its identity, which no other disk has.
-    pub fn id(&self) -> &str {
-        &self.id
+    /// Its identity, which no other disk has, and which its votes are signed with.
+    pub fn id(&self) -> Ulid {
+        self.id
     }
 
     /// Its directory.
@@ -228,8 +263,22 @@ impl Disk {
         self.clean
     }
 
-    /// Notes that the node has stopped in order; what cannot be noted costs the next start some syncs.
+    /// Whether there is any slot on it.
+    ///
+    /// # Errors
+    /// Those of readdir(3).
+    pub fn has_slots(&self) -> io::Result<bool> {
+        Ok(fs::read_dir(layout::slots_dir(&self.root))?.next().transpose()?.is_some())
+    }
+
+    /// Notes that the node has stopped in order; what cannot be noted costs the next start some syncs, or a recovery.
     pub fn rest(&self) {
+        if self.relaxed
+            && let Err(error) = unmark(&self.root)
+        {
+            tracing::warn!(disk = %self.root.display(), %error, "cannot be synced: the next start recovers it");
+            return;
+        }
         let _ = File::create(self.root.join(CLEAN));
     }
 
@@ -271,6 +320,30 @@ impl Disk {
     }
 }
 
+/// Gives a disk that may have lost what it promised a new identity, and marks it if from now on it may lose some.
+fn mark(root: &Path, identity: &mut Identity, relaxed: bool) -> io::Result<()> {
+    let path = root.join(RELAXED);
+    let marked = path.try_exists()?;
+    if marked {
+        tracing::warn!(disk = %root.display(), "not synced before the last stop: it recovers from the other nodes");
+        identity.disk_id = Ulid::generate();
+        write_identity(root, identity)?;
+    }
+    match (marked, relaxed) {
+        (false, true) => File::create(path)?.sync_all()?,
+        (true, false) => fs::remove_file(path)?,
+        _ => return Ok(()),
+    }
+    steps::sync_dir(root)
+}
+
+/// Syncs all of a disk and takes the mark off.
+fn unmark(root: &Path) -> io::Result<()> {
+    rustix::fs::syncfs(File::open(root)?)?;
+    fs::remove_file(root.join(RELAXED))?;
+    steps::sync_dir(root)
+}
+
 /// Whether the file system takes direct IO; a warning where it does not.
 fn probe_direct(root: &Path) -> io::Result<bool> {
     let path = root.join(NEW_IDENTITY);
@@ -291,4 +364,52 @@ fn probe_direct(root: &Path) -> io::Result<bool> {
         tracing::warn!(disk = %root.display(), "the file system has no direct IO: using the page cache");
     }
     Ok(direct)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(roots: &[PathBuf], usage: Usage) -> Vec<Ulid> {
+        open_all(roots, usage).unwrap().iter().map(Disk::id).collect()
+    }
+
+    #[test]
+    fn an_empty_disk_among_used_ones_is_a_replaced_one_only_in_a_cluster() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = [dir.path().join("a"), dir.path().join("b")];
+        let clustered = Usage { clustered: true, ..Usage::default() };
+        let first = open(&roots, clustered);
+        assert_eq!(open(&roots, clustered), first, "identities stay");
+        fs::remove_dir_all(&roots[0]).unwrap();
+        let error = open_all(&roots, Usage::default()).unwrap_err();
+        assert!(error.contains("is empty, but its node has data"), "{error}");
+        let replaced = open(&roots, clustered);
+        assert_eq!(replaced[1], first[1]);
+        assert_ne!(replaced[0], first[0]);
+        assert_eq!(open(&roots, Usage::default()), replaced, "the order is that of the numbers");
+    }
+
+    #[test]
+    fn without_syncs_only_an_orderly_stop_keeps_the_identity() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = [dir.path().join("a")];
+        let full = Usage { clustered: true, ..Usage::default() };
+        let relaxed = Usage { relaxed: true, ..full };
+        let identity = |usage, orderly| {
+            let disks = open_all(&roots, usage).unwrap();
+            if orderly {
+                disks[0].rest();
+            }
+            disks[0].id()
+        };
+        let first = identity(full, false);
+        assert_eq!(identity(relaxed, true), first, "everything was synced");
+        assert_eq!(identity(relaxed, false), first, "and again");
+        let second = identity(full, false);
+        assert_ne!(second, first, "what was promised meanwhile may be lost");
+        assert_eq!(identity(full, false), second);
+        assert_eq!(identity(relaxed, false), second);
+        assert_ne!(identity(relaxed, true), second);
+    }
 }

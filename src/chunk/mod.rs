@@ -1,5 +1,6 @@
 //! Chunks on disk: where they lie, how they are written, read and removed. It knows nothing of metadata.
 
+pub mod charter;
 pub mod disk;
 pub mod files;
 pub mod incoming;

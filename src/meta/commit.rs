@@ -17,7 +17,7 @@ use super::apply::{self, Moment};
 use super::databases::Databases;
 use super::index::{Change, Indexes};
 use super::journal::{Journal, Journals, Recovered};
-use super::op::{Answer, Op, Told, stopped};
+use super::op::{Answer, Changes, Op, Told, stopped};
 use super::pending::Pending;
 use super::record::Record;
 use super::schema::{self, Durability, is_full};
@@ -159,9 +159,13 @@ impl Writer {
         }
         let oldest = query::oldest_undropped(db)?;
         let prepared = replica::oldest_prepared(db)?;
+        let hollow = !replica::hollow(db, 1)?.is_empty();
         let known = Cursor { seq: query::last_seq(db)?, row: query::next_row(db)?.0 };
         self.slots.set_oldest_tombstone(slot, oldest);
         self.slots.set_oldest_prepared(slot, prepared);
+        if hollow {
+            self.slots.set_hollow(slot);
+        }
         self.take_over(slot, Some(known))
     }
 
@@ -215,8 +219,18 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the changes of one slot, and answers them.
+    /// Makes the changes of one slot, and answers them; barriers when all others are answered.
     fn group(&mut self, slot: Slot, ops: Vec<Op>) {
+        let (barriers, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| matches!(op, Op::Barrier(_)));
+        if !ops.is_empty() {
+            self.put_through(slot, ops);
+        }
+        for op in barriers {
+            op.answer(Ok(Answer::Done));
+        }
+    }
+
+    fn put_through(&mut self, slot: Slot, ops: Vec<Op>) {
         if let Err(error) = self.bring_up(slot).and_then(|()| self.settle(slot)) {
             return ops.into_iter().for_each(|op| op.answer(Err(error.clone())));
         }
@@ -224,9 +238,13 @@ impl Writer {
         for op in settled {
             op.answer(Ok(Answer::Done));
         }
-        if ops.is_empty() {
-            return;
+        if !ops.is_empty() {
+            self.change(slot, ops);
         }
+    }
+
+    /// Makes the changes of a slot that is in service.
+    fn change(&mut self, slot: Slot, ops: Vec<Op>) {
         // They change in ways that the cursor does not follow.
         self.cursors.remove(&slot);
         ops.iter().filter_map(Op::path).for_each(|path| self.absent.note(slot, path));
@@ -349,7 +367,7 @@ impl Writer {
         let context = self.rules.roster.as_ref();
         let context = context.map(|roster| roster.context(slot, self.slots.is_recovering(slot)));
         let made = prepare(db, ops, keep_versions, context.as_ref());
-        let (results, change) = match made {
+        let Made { results, moment, changes } = match made {
             Ok(made) => made,
             Err(error) => {
                 roll_back(db);
@@ -364,12 +382,15 @@ impl Writer {
         }
         self.slots.step_generation(slot);
         committed.map_err(Aborted::InCommit)?;
-        if let Some((moment, paths)) = change {
+        if changes.hollow {
+            self.slots.set_hollow(slot);
+        }
+        if !changes.paths.is_empty() {
             if moment.keep_versions > 0 || ops.iter().any(Op::buries) {
                 self.slots.note_tombstone(slot, moment.now);
             }
             let disk = self.slots.disk(slot);
-            match query::entries(db, &paths) {
+            match query::entries(db, &changes.paths) {
                 Ok(entries) => {
                     self.indexes.apply(disk, vec![Change { slot, seq: moment.seq, reset: false, entries }]);
                 }
@@ -405,28 +426,33 @@ fn shrink(db: &Connection, slots: &Slots, rules: &Rules, slot: Slot) {
     }
 }
 
-type Prepared = (Vec<Result<Answer>>, Option<(Moment, Vec<String>)>);
+/// Everything of a transaction but its commit.
+struct Made {
+    results: Vec<Result<Answer>>,
+    moment: Moment,
+    changes: Changes,
+}
 
-/// Everything of a transaction but its commit: the answers, and which paths changed.
 fn prepare(
     db: &Connection,
     ops: &[Op],
     keep_versions: u64,
     context: Option<&Context>,
-) -> rusqlite::Result<Prepared> {
+) -> rusqlite::Result<Made> {
     db.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
     let moment = Moment { seq: query::last_seq(db)? + 1, now: Timestamp::now(), keep_versions };
-    let mut changed = Vec::new();
+    let mut changes = Changes::default();
     let mut results = Vec::with_capacity(ops.len());
     for op in ops {
         results.push(match op.apply(db, Told { moment, context }) {
-            Ok(Answer::Peer(reply, paths)) => {
-                changed.extend(paths);
-                Ok(Answer::Peer(reply, Vec::new()))
+            Ok(Answer::Peer(reply, changed)) => {
+                changes.paths.extend(changed.paths);
+                changes.hollow |= changed.hollow;
+                Ok(Answer::Peer(reply, Changes::default()))
             }
             Ok(answer) => {
                 if answer.changes_versions() {
-                    changed.extend(op.path().map(str::to_owned));
+                    changes.paths.extend(op.path().map(str::to_owned));
                 }
                 Ok(answer)
             }
@@ -434,9 +460,9 @@ fn prepare(
             Err(Failure::Sql(error)) => return Err(error),
         });
     }
-    changed.sort_unstable();
-    changed.dedup();
-    Ok((results, (!changed.is_empty()).then_some((moment, changed))))
+    changes.paths.sort_unstable();
+    changes.paths.dedup();
+    Ok(Made { results, moment, changes })
 }
 
 pub(super) fn roll_back(db: &Connection) {

@@ -18,6 +18,8 @@ use crate::wire::peer;
 pub(super) enum Op {
     /// The slot is on disk, and its database has all that was acknowledged.
     Settle(Reply<()>),
+    /// Everything of the slot that was asked for before has been done, or refused.
+    Barrier(Reply<()>),
     Put(Box<NewBlob>, Reply<Stored>),
     Stage {
         staged: Option<Row>,
@@ -55,9 +57,18 @@ pub(super) enum Answer {
     Stored(Stored),
     Staged(Row),
     Deleted(BlobMeta),
-    /// With the paths whose versions changed.
-    Peer(peer::Reply, Vec<String>),
+    /// With what changed.
+    Peer(peer::Reply, Changes),
     Is(bool),
+}
+
+/// What an answer to a coordinator changed.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// Paths whose versions changed.
+    pub paths: Vec<String>,
+    /// Whether versions came that lack their chunks.
+    pub hollow: bool,
 }
 
 impl Answer {
@@ -80,7 +91,7 @@ impl Op {
     pub(super) fn apply(&self, db: &Connection, told: Told<'_>) -> std::result::Result<Answer, Failure> {
         let moment = told.moment;
         Ok(match self {
-            Self::Settle(_) => Answer::Done,
+            Self::Settle(_) | Self::Barrier(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
             Self::Stage { staged, blob_id, parts, .. } => {
                 Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
@@ -98,12 +109,12 @@ impl Op {
             }
             Self::Peer { request, data, around, .. } => {
                 let context = told.context.ok_or_else(no_cluster)?;
-                let mut rows = Replica { db, moment, data: data.as_ref(), changed: Vec::new() };
+                let mut rows = Replica::new(db, moment, data.as_ref());
                 let reply = participant::answer(&mut rows, context, *around, request)?;
-                Answer::Peer(reply, rows.changed)
+                Answer::Peer(reply, rows.changes)
             }
             Self::Sweep(blob, _) => {
-                let mut rows = Replica { db, moment, data: None, changed: Vec::new() };
+                let mut rows = Replica::new(db, moment, None);
                 let may_go = participant::sweep(&mut rows, *blob)?;
                 if may_go {
                     replica::discard(db, *blob)?;
@@ -153,7 +164,7 @@ impl Op {
             let _ = reply.send(result.and_then(|answer| pick(answer).ok_or_else(stopped)));
         }
         match self {
-            Self::Settle(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
+            Self::Settle(reply) | Self::Barrier(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
             Self::Put(_, reply) => {
                 send(
                     reply,

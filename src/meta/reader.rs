@@ -58,6 +58,7 @@ enum Question {
     InDoubt { until: Timestamp, limit: usize, reply: Reply<Vec<(String, InDoubt)>> },
     Page { after: i64, limit: usize, reply: Reply<Handed> },
     Hollow { limit: usize, reply: Reply<Vec<Held>> },
+    Buried { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, Held)>> },
 }
 
 /// Versions of a slot, and where to go on.
@@ -173,6 +174,11 @@ impl Readers {
         self.ask(slot, |reply| Question::Hollow { limit, reply }).await
     }
 
+    /// Versions tombstoned at or before `until` whose chunks are still there, as other replicas know them.
+    pub async fn buried(&self, slot: Slot, until: Timestamp, limit: usize) -> Result<Vec<(Row, Held)>> {
+        self.ask(slot, |reply| Question::Buried { until, limit, reply }).await
+    }
+
     /// Whether a blob has a row, tombstoned or not.
     pub async fn is_known(&self, slot: Slot, blob_id: BlobId) -> Result<bool> {
         self.ask(slot, |reply| Question::IsKnown { blob_id, reply }).await
@@ -254,6 +260,11 @@ impl Reader {
             Question::Hollow { limit, reply } => {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| replica::hollow(db, limit))?));
             }
+            Question::Buried { until, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| replica::buried(db, until, limit))?)
+                });
+            }
             Question::Undropped { until, limit, reply } => {
                 self.reply(slot, reply, |db| {
                     Ok(db.map_or(Ok(Vec::new()), |db| query::undropped(db, until, limit))?)
@@ -311,7 +322,7 @@ fn answer_peer(
         });
     };
     let moment = Moment { seq: 0, now: Timestamp(0), keep_versions: 0 };
-    let mut rows = Replica { db, moment, data: None, changed: Vec::new() };
+    let mut rows = Replica::new(db, moment, None);
     let around = Surroundings { has_data: false, has_room: false, is_live: false };
     Ok(participant::answer(&mut rows, context, around, request)?)
 }

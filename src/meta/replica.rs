@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row as SqlRow};
 
 use super::apply::{self, Moment};
+use super::op::Changes;
 use super::query::{self, corrupt};
 use super::types::{BlobMeta, Row};
 use crate::base::clock::Timestamp;
@@ -43,8 +44,7 @@ pub(super) struct Replica<'a> {
     pub(super) moment: Moment,
     /// The data of a proposal.
     pub(super) data: Option<&'a Arc<Uploaded>>,
-    /// Paths whose versions changed.
-    pub(super) changed: Vec<String>,
+    pub(super) changes: Changes,
 }
 
 /// The columns that [`held`] reads, and the rest of the question.
@@ -120,6 +120,17 @@ pub(super) fn hollow(db: &Connection, limit: usize) -> Result<Vec<Held>> {
         .collect()
 }
 
+/// Versions tombstoned at or before `until` whose chunks were not dropped.
+pub(super) fn buried(db: &Connection, until: Timestamp, limit: usize) -> Result<Vec<(Row, Held)>> {
+    db.prepare_cached(
+        "SELECT path, version, blob_id, ballot, size, content, created_at, headers, tombstoned_at, hollow, pk
+         FROM blobs WHERE tombstoned_at IS NOT NULL AND dropped_at IS NULL AND tombstoned_at <= ?1
+         ORDER BY tombstoned_at LIMIT ?2",
+    )?
+    .query_map((until.to_string(), limit), |row| Ok((Row(row.get(10)?), held(row)?)))?
+    .collect()
+}
+
 /// Whether anything names a blob: a version or a try.
 pub(super) fn is_named(db: &Connection, blob: BlobId) -> Result<bool> {
     Ok(query::is_known(db, blob)?
@@ -160,7 +171,11 @@ pub(super) fn fill(db: &Connection, data: &Uploaded, seq: u64) -> Result<bool> {
     Ok(true)
 }
 
-impl Replica<'_> {
+impl<'a> Replica<'a> {
+    pub(super) fn new(db: &'a Connection, moment: Moment, data: Option<&'a Arc<Uploaded>>) -> Self {
+        Self { db, moment, data, changes: Changes::default() }
+    }
+
     fn insert(&mut self, pk: Row, row: &peer::Row, chunks: &str, hollow: bool) -> Result<()> {
         self.db
             .prepare_cached(
@@ -181,7 +196,8 @@ impl Replica<'_> {
                 hollow,
                 chunks,
             ))?;
-        self.changed.push(row.path.clone());
+        self.changes.paths.push(row.path.clone());
+        self.changes.hollow |= hollow;
         Ok(())
     }
 }
@@ -311,7 +327,7 @@ impl Rows for Replica<'_> {
             )?
             .execute((at.to_string(), self.moment.seq, row.attempt.blob_id.to_string()))?;
         if changed > 0 {
-            self.changed.push(row.path.clone());
+            self.changes.paths.push(row.path.clone());
         }
         Ok(())
     }

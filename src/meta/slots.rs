@@ -41,6 +41,7 @@ struct Entry {
     oldest_tombstone: AtomicI64,
     oldest_prepared: AtomicI64,
     recovering: AtomicBool,
+    hollow: AtomicBool,
     reason: Mutex<String>,
 }
 
@@ -61,6 +62,7 @@ impl Slots {
             oldest_tombstone: AtomicI64::new(NEVER),
             oldest_prepared: AtomicI64::new(NEVER),
             recovering: AtomicBool::new(false),
+            hollow: AtomicBool::new(false),
             reason: Mutex::default(),
         };
         Self { entries: slots.map(entry).collect() }
@@ -153,6 +155,18 @@ impl Slots {
     /// Notes whether it has.
     pub fn set_recovering(&self, slot: Slot, recovering: bool) {
         self.entry(slot).recovering.store(recovering, Ordering::Release);
+    }
+
+    /// Notes that the slot has versions that lack their chunks.
+    pub fn set_hollow(&self, slot: Slot) {
+        self.entry(slot).hollow.store(true, Ordering::Release);
+    }
+
+    /// Whether the slot may have such versions; from then on it has none, as far as is noted. Who asks looks into
+    /// its database after this.
+    pub fn take_hollow(&self, slot: Slot) -> bool {
+        let hollow = &self.entry(slot).hollow;
+        hollow.load(Ordering::Acquire) && hollow.swap(false, Ordering::AcqRel)
     }
 
     /// Notes when the slot's oldest try without an outcome was voted for.

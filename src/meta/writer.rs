@@ -116,6 +116,11 @@ impl Writers {
         }
     }
 
+    /// Waits until everything of the slot that was asked for before has been done, or refused. Gives birth to nothing.
+    pub async fn barrier(&self, slot: Slot) -> Result<()> {
+        self.ask(slot, Op::Barrier).await
+    }
+
     /// Makes sure that the slot's database has everything that was acknowledged.
     pub(super) async fn settle(&self, slot: Slot) -> Result<()> {
         if self.slots.is_pending(slot) { self.ask(slot, Op::Settle).await } else { Ok(()) }

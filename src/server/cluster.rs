@@ -3,9 +3,6 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use ulid::Ulid;
-
-use crate::base::topology::Topology;
 use crate::chunk::disk::Disk;
 use crate::config::Config;
 use crate::io::listen;
@@ -13,16 +10,15 @@ use crate::registry::directory::Directory;
 use crate::registry::driver::{self, Member};
 use crate::registry::record::{Addresses, Identity};
 use crate::registry::settings::Backend;
-use crate::replication::roster::Roster;
 use crate::shard::peers::cluster::Cluster;
 
 /// What all cores share of the cluster.
-pub(super) fn compose(config: &Config, disks: &[Disk], member: &Member) -> Arc<Cluster> {
-    let directory = Arc::clone(member.directory());
-    let roster = Arc::new(Roster::new(Topology::clone(directory.topology()), Vec::new()));
-    let identities = disks.iter().map(|disk| disk.id().parse::<Ulid>().map_or(0, |id| id.0)).collect();
+///
+/// # Errors
+/// One line: what on the disks contradicts the config, and what to do.
+pub(super) fn compose(config: &Config, disks: &[Disk], member: &Member) -> Result<Arc<Cluster>, String> {
     let redirect = config.cluster.as_ref().is_some_and(|cluster| cluster.redirect);
-    Arc::new(Cluster::new(roster, directory, redirect, identities))
+    Cluster::open(Arc::clone(member.directory()), redirect, disks).map(Arc::new)
 }
 
 /// What a node of several has that a single one has not.
@@ -64,7 +60,7 @@ impl Membership {
         let addresses = cluster.advertised(listening)?;
         let topology = Arc::new(cluster.topology.clone());
         let directory = Directory::new(topology, &cluster.known, addresses, cluster.may_cross_networks());
-        let disks = disks.iter().map(|disk| disk.id().to_owned()).collect();
+        let disks = disks.iter().map(|disk| disk.id().to_string()).collect();
         let identity = Identity { run: run_id.to_owned(), addresses, disks };
         let member = driver::join(config.registry.clone(), Arc::new(directory), &identity)?;
         Ok(Some(Self { listeners, peer, member }))

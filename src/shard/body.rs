@@ -49,6 +49,12 @@ impl Body {
         Self { state, expected: head.expect_continue, pace: Pace::new(plane), low_water: LowWater::default() }
     }
 
+    /// The body of an answer.
+    pub(super) fn of_length(length: u64, plane: Plane) -> Self {
+        let state = State::Length(length);
+        Self { state, expected: false, pace: Pace::new(plane), low_water: LowWater::default() }
+    }
+
     /// Whether all of it was received.
     pub(super) fn is_done(&self) -> bool {
         match &self.state {

@@ -20,6 +20,7 @@ use super::connection::{self, Plane};
 use super::node::Node;
 use super::peers::{self, Idle};
 use crate::base::clock::Timestamp;
+use crate::base::slot::Slot;
 use crate::chunk::files::OpenFiles;
 use crate::io::budget::Budget;
 use crate::io::bulk::Bulk;
@@ -91,6 +92,11 @@ impl Core {
             date: RefCell::new((0, "".into())),
             node,
         }))
+    }
+
+    /// Whether a slot's writer is beside this core.
+    pub(super) fn owns(&self, slot: Slot) -> bool {
+        slot.core(self.node.placement.cores()) == self.number
     }
 
     /// The value of `Date`, made once a second.

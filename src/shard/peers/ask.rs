@@ -21,7 +21,7 @@ pub(super) const CLUSTER: &str = "/peer/cluster";
 
 /// Asks a replica; none: it is not known whether the request arrived.
 pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Duration) -> Option<Reply> {
-    let reply = exchange(core, to, REQUEST, encode(request).ok()?, time).await?;
+    let reply = exchange(core, to, REQUEST, encode(request).ok()?, time).await.ok()?;
     match decode(&reply) {
         Ok(Reply::Unavailable(why)) => {
             tracing::debug!(node = to.0, %why, "a replica cannot answer");
@@ -36,14 +36,18 @@ pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Du
 }
 
 /// Asks a node about the cluster.
-pub(in crate::shard) async fn ask_cluster(
+///
+/// # Errors
+/// Why there is no answer; whether the question arrived is not known.
+pub(super) async fn ask_cluster(
     core: &Rc<Core>,
     to: NodeId,
     question: &Question,
     time: Duration,
-) -> Option<Answer> {
-    let answer = exchange(core, to, CLUSTER, encode(question).ok()?, time).await?;
-    decode(&answer).inspect_err(|error| tracing::warn!(node = to.0, %error, "a node answered rubbish")).ok()
+) -> io::Result<Answer> {
+    let question = encode(question).map_err(|error| io::Error::other(error.message))?;
+    let answer = exchange(core, to, CLUSTER, question, time).await?;
+    decode(&answer).map_err(|error| io::Error::other(error.message))
 }
 
 /// Sends `body` and receives what is answered; a node that is slow to answer is noted as one that does not.
@@ -53,8 +57,9 @@ async fn exchange(
     target: &'static str,
     body: Vec<u8>,
     time: Duration,
-) -> Option<Vec<u8>> {
-    let cluster = Rc::clone(core).node.cluster.as_ref().map(std::sync::Arc::clone)?;
+) -> io::Result<Vec<u8>> {
+    let cluster = core.node.cluster.as_ref().map(std::sync::Arc::clone);
+    let cluster = cluster.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let deadline = Instant::now() + time;
     let asking = monoio::spawn(attempt(Rc::clone(core), to, target, body, deadline));
     let mut asking = std::pin::pin!(asking);
@@ -64,14 +69,10 @@ async fn exchange(
         cluster.set_reachable(to, false);
         timeout(left(deadline), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
     };
-    match answered {
-        Ok(answer) => Some(answer),
-        Err(error) => {
-            tracing::debug!(node = cluster.topology().name(to), target, %error, "no answer from a node");
-            cluster.set_reachable(to, false);
-            None
-        }
-    }
+    answered.inspect_err(|error| {
+        tracing::debug!(node = cluster.topology().name(to), target, %error, "no answer from a node");
+        cluster.set_reachable(to, false);
+    })
 }
 
 /// Once more on a new connection, if an old one turned out to be dead: every question may be asked twice.
@@ -115,7 +116,7 @@ async fn once(
         if head.status == 200 {
             Ok((answer, head.keep_alive))
         } else {
-            Err(io::Error::other(format!("refused: {}", String::from_utf8_lossy(&answer))))
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, refusal(&answer)))
         }
     };
     let talked = timeout(left(deadline), talk).await;
@@ -124,4 +125,11 @@ async fn once(
         link.keep(core);
     }
     Ok(answer)
+}
+
+/// What a node says against a request, in one line.
+fn refusal(answer: &[u8]) -> String {
+    let error: Option<serde_json::Value> = serde_json::from_slice(answer).ok();
+    let message = error.as_ref().and_then(|error| error.pointer("/error/message")?.as_str());
+    message.unwrap_or("it refuses to answer").to_owned()
 }

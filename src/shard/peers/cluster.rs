@@ -4,28 +4,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use super::membership::Membership;
 use super::uploads::Uploads;
 use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::base::topology::{NodeId, Topology};
+use crate::chunk::disk::Disk;
 use crate::chunk::sweep::LiveUploads;
+use crate::meta::slots::Slots;
 use crate::registry::directory::Directory;
 use crate::replication::machine::{Group, NodeSet, Time};
 use crate::replication::roster::Roster;
-use crate::wire::peer::Identity;
-use crate::wire::peer::cluster::{Charter, Disks};
 
 /// A node's part in its cluster.
 pub struct Cluster {
     /// The replicas of all slots.
     pub roster: Arc<Roster>,
-    /// What the cluster is made of.
-    pub charter: Charter,
     /// Whether reads that this node cannot answer itself are redirected instead of forwarded.
     pub redirect: bool,
-    /// Identities of this node's disks, by number.
-    pub disks: Vec<Identity>,
+    /// What is on disk of it.
+    pub(super) membership: Membership,
     /// Where the nodes are.
     pub directory: Arc<Directory>,
     /// Nodes that do not answer, by node.
@@ -34,31 +33,36 @@ pub struct Cluster {
     pub(super) uploads: Uploads,
     /// Blobs that this node coordinates.
     pub(super) coordinating: LiveUploads,
-    /// Held while the list of members is changed on disk.
-    pub(super) recording: Mutex<()>,
     /// Why the node is not ready; empty when it is.
     trouble: Mutex<String>,
     start: Instant,
 }
 
 impl Cluster {
-    /// Of a node with these disks.
-    pub fn new(roster: Arc<Roster>, directory: Arc<Directory>, redirect: bool, disks: Vec<Identity>) -> Self {
-        let charter = charter(roster.topology());
+    /// Of a node with these disks, by what is on them.
+    ///
+    /// # Errors
+    /// One line: what on the disks contradicts the config, and what to do.
+    pub fn open(directory: Arc<Directory>, redirect: bool, disks: &[Disk]) -> Result<Self, String> {
+        let membership = Membership::open(directory.topology(), disks)?;
+        let roster = Arc::clone(membership.roster());
         let suspect = roster.topology().nodes().map(|_| AtomicBool::new(false)).collect();
-        Self {
+        Ok(Self {
             roster,
-            charter,
+            membership,
             redirect,
-            disks,
             directory,
             suspect,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
-            recording: Mutex::default(),
             trouble: Mutex::default(),
             start: Instant::now(),
-        }
+        })
+    }
+
+    /// Keeps every slot from voting that cannot answer for what it promised. To be done before anything is served.
+    pub fn mark(&self, slots: &Slots) {
+        self.membership.mark(slots);
     }
 
     /// The nodes.
@@ -170,20 +174,5 @@ impl Cluster {
     /// Time as coordinators know it.
     pub(super) fn now(&self) -> Time {
         self.start.elapsed().as_millis() as Time
-    }
-
-    /// The members on disk and from now on.
-    pub(super) fn install(&self, members: Vec<Disks>) {
-        self.roster.set(members);
-    }
-}
-
-fn charter(topology: &Topology) -> Charter {
-    Charter {
-        cluster: topology.cluster().to_owned(),
-        nodes: topology.nodes().map(|node| topology.name(node).to_owned()).collect(),
-        replicas: topology.replica_count() as u32,
-        write_quorum: topology.write_quorum() as u32,
-        slots: u32::from(crate::limits::SLOTS),
     }
 }

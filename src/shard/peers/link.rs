@@ -100,7 +100,7 @@ impl Link {
     /// The beginning of a request's head.
     pub(in crate::shard) fn head(core: &Core, to: NodeId, method: &str, target: &str) -> RequestHead {
         let (cluster, me, to) = core.node.cluster.as_ref().map_or(("", "", ""), |cluster| {
-            (cluster.charter.cluster.as_str(), cluster.name(), cluster.topology().name(to))
+            (cluster.topology().cluster(), cluster.name(), cluster.topology().name(to))
         });
         RequestHead::new(method, target, to)
             .header(PROTOCOL_FIELD, PROTOCOL)

@@ -37,6 +37,8 @@ pub(super) async fn try_participate(
     if !cluster.topology().is_mine(slot) {
         return Err(Error::new(Code::BadRequest, format!("this node is no replica of slot {slot}")));
     }
+    // Its writer would make the slot, and then it looks like the data of a node that ran alone.
+    cluster.group(slot)?;
     check(&request)?;
     let mut around = Surroundings { has_data: false, has_room: false, is_live: false };
     let mut data = None;
@@ -49,7 +51,7 @@ pub(super) async fn try_participate(
             return node.readers.peer(slot, request).await;
         }
         Request::Prepare { proposal, inline } => {
-            super::membership::learn(cluster, node, &proposal.members).await?;
+            super::membership::learn(cluster, slot, &proposal.members).await?;
             data = match inline.take() {
                 Some(bytes) => Some(Arc::new(inline_upload(proposal.row.attempt.blob_id, bytes))),
                 None => cluster.uploads.get(proposal.row.attempt.blob_id),
@@ -67,8 +69,9 @@ pub(super) async fn try_participate(
     };
     let reply = node.writers.peer(slot, request, data, around).await?;
     if let (Some(blob), Reply::Done { .. }) = (blob, &reply) {
-        cluster.uploads.remove(blob);
-        if !cluster.coordinating.contains(blob) {
+        // One that is still coming in stays live until it is here.
+        let was_here = cluster.uploads.remove(blob);
+        if was_here && !cluster.coordinating.contains(blob) {
             node.live.remove(blob);
         }
     }

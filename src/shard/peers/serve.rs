@@ -72,10 +72,10 @@ fn check(cluster: &Cluster, headers: &Headers) -> Result<NodeId, Error> {
             field(PROTOCOL_FIELD)
         ));
     }
-    if field(CLUSTER_FIELD) != cluster.charter.cluster {
+    if field(CLUSTER_FIELD) != cluster.topology().cluster() {
         return refused(format!(
             "this node belongs to cluster '{}', not to '{}'",
-            cluster.charter.cluster,
+            cluster.topology().cluster(),
             field(CLUSTER_FIELD)
         ));
     }

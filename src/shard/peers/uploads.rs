@@ -39,9 +39,9 @@ impl Uploads {
         uploads.get(&blob).map(|entry| Arc::clone(&entry.data))
     }
 
-    /// Forgets the data of a blob.
-    pub(super) fn remove(&self, blob: BlobId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob);
+    /// Forgets the data of a blob; whether it was here.
+    pub(super) fn remove(&self, blob: BlobId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&blob).is_some()
     }
 
     /// Takes out what has waited for too long.

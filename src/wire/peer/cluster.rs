@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attempt, Held, Identity, Member, Proposal};
+use super::{Held, Identity, Member};
 
 /// What a cluster is made of, recorded on every disk when it is formed; a node whose config says otherwise is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,22 @@ pub struct Charter {
     pub write_quorum: u32,
     /// Slots.
     pub slots: u32,
+}
+
+impl Charter {
+    /// The first thing in which another one differs, in one line that begins with who `mine` and `theirs` are of.
+    pub fn difference(&self, theirs: &Self, of_mine: &str, of_theirs: &str) -> Option<String> {
+        let told = |key: &str, mine: String, theirs: String| {
+            (mine != theirs).then(|| format!("{key} is {mine} {of_mine}, but {theirs} {of_theirs}"))
+        };
+        told("cluster.name", format!("'{}'", self.cluster), format!("'{}'", theirs.cluster))
+            .or_else(|| told("cluster.nodes", self.nodes.join(", "), theirs.nodes.join(", ")))
+            .or_else(|| told("cluster.replicas", self.replicas.to_string(), theirs.replicas.to_string()))
+            .or_else(|| {
+                told("cluster.write_quorum", self.write_quorum.to_string(), theirs.write_quorum.to_string())
+            })
+            .or_else(|| told("the number of slots", self.slots.to_string(), theirs.slots.to_string()))
+    }
 }
 
 /// The disks of a node by number.
@@ -45,10 +61,12 @@ pub enum Question {
         /// What it is now.
         member: Member,
     },
-    /// To hand over what it knows of a slot, from row number `after` on.
+    /// To hand over the versions it has of a slot, from row number `after` on.
     Rows {
         /// The slot.
         slot: u16,
+        /// What the asker's disk of that slot is now: it must have been recorded before anything is handed over.
+        member: Member,
         /// The last row number that was seen.
         after: i64,
     },
@@ -65,13 +83,39 @@ pub enum Answer {
     Rows {
         /// Versions.
         held: Vec<Held>,
-        /// Tries it voted yes for; with the last page.
-        prepared: Vec<Proposal>,
-        /// Tries it refused; with the last page.
-        refused: Vec<Attempt>,
         /// Where to go on; none: that was all.
         next: Option<i64>,
+        /// Whether it has all it ever knew; what one that has lost its memory has is true, but proves nothing.
+        whole: bool,
     },
     /// Not now: the reason.
     No(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_is_named_in_one_line() {
+        let charter = Charter {
+            cluster: "c".to_owned(),
+            nodes: vec!["a".to_owned(), "b".to_owned()],
+            replicas: 2,
+            write_quorum: 2,
+            slots: 2048,
+        };
+        assert_eq!(charter.difference(&charter, "here", "there"), None);
+        let mut other = charter.clone();
+        other.write_quorum = 1;
+        assert_eq!(
+            charter.difference(&other, "here", "there").unwrap(),
+            "cluster.write_quorum is 2 here, but 1 there"
+        );
+        other.nodes.push("c".to_owned());
+        assert_eq!(
+            charter.difference(&other, "here", "there").unwrap(),
+            "cluster.nodes is a, b here, but a, b, c there"
+        );
+    }
 }

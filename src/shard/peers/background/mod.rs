@@ -1,0 +1,88 @@
+//! What a core does for the cluster unasked: it settles tries in doubt, fetches chunks that its versions lack, drops those of
+//! deleted versions, and gives up uploads that nobody votes about. Each for the slots of this core; core 0 also takes stock of
+//! the cluster. Nothing here is needed for an answer, and all of it is tried again.
+
+mod filling;
+mod settling;
+mod sweeping;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use monoio::time::sleep;
+
+use super::cluster::Cluster;
+use super::membership;
+use crate::limits::{CHORE_PAUSE, CHORE_PAUSE_MAX, LINK_IDLE_TIME};
+use crate::shard::core::Core;
+
+/// Runs for as long as the core does.
+pub(in crate::shard) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
+    let both = || (Rc::clone(&core), Arc::clone(&cluster));
+    let chores = [both(), both(), both(), both(), both()];
+    let [recovery, settlement, filler, sweep, stock] = chores;
+    monoio::spawn(membership::recover(recovery.0, recovery.1));
+    monoio::spawn(settling::run(settlement.0, settlement.1));
+    monoio::spawn(filling::run(filler.0, filler.1));
+    monoio::spawn(sweeping::run(sweep.0, sweep.1));
+    if core.number == 0 {
+        monoio::spawn(membership::keep_stock(stock.0, stock.1));
+    }
+    loop {
+        sleep(LINK_IDLE_TIME / 4).await;
+        core.idle.close_old();
+    }
+}
+
+/// Does `work` on all `items`, on at most `most` of them at once.
+pub(super) async fn each<T: 'static, F: Future<Output = ()> + 'static>(
+    items: Vec<T>,
+    most: usize,
+    work: impl Fn(T) -> F + 'static,
+) {
+    let (workers, work) = (most.min(items.len()), Rc::new(work));
+    let items = Rc::new(RefCell::new(items.into_iter()));
+    let start = |_| {
+        let (items, work) = (Rc::clone(&items), Rc::clone(&work));
+        monoio::spawn(async move {
+            loop {
+                let next = items.borrow_mut().next();
+                let Some(item) = next else { return };
+                work(item).await;
+            }
+        })
+    };
+    let workers: Vec<_> = (0..workers).map(start).collect();
+    for worker in workers {
+        worker.await;
+    }
+}
+
+/// Pauses after failures, which double with every further one.
+struct Pauses<K>(HashMap<K, (Instant, Duration)>);
+
+impl<K: Eq + Hash> Pauses<K> {
+    fn new() -> Self {
+        Self(HashMap::new())
+    }
+
+    /// Whether something may be tried.
+    fn is_over(&self, key: &K) -> bool {
+        self.0.get(key).is_none_or(|(until, _)| *until <= Instant::now())
+    }
+
+    /// It failed.
+    fn lengthen(&mut self, key: K) {
+        let pause = self.0.get(&key).map_or(CHORE_PAUSE, |(_, pause)| (*pause * 2).min(CHORE_PAUSE_MAX));
+        self.0.insert(key, (Instant::now() + pause, pause));
+    }
+
+    /// It did not.
+    fn end(&mut self, key: &K) {
+        self.0.remove(key);
+    }
+}

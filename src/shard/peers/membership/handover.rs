@@ -1,0 +1,42 @@
+//! Handing the rows of a slot over to a replica that has lost its own.
+//!
+//! First everything is done that the slot's writer was asked for before the replica's new identity was recorded: it may rest on a
+//! vote of the old one, and then the replica must hear of it. What comes after does not count that vote any more.
+//! A replica that is recovering itself hands over what it has, since that is true, but says that it is not all.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::Cluster;
+use crate::base::error::Result;
+use crate::base::slot::Slot;
+use crate::base::topology::NodeId;
+use crate::limits::HANDOVER_ROWS;
+use crate::shard::core::Core;
+use crate::wire::peer::Member;
+use crate::wire::peer::cluster::Answer;
+
+/// A page of a slot's versions.
+pub(super) async fn hand_over(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    from: NodeId,
+    slot: u16,
+    member: Member,
+    after: i64,
+) -> Result<Answer> {
+    let no = |why: &str| Ok(Answer::No(why.to_owned()));
+    let Some(slot) = Slot::new(slot).filter(|slot| cluster.topology().is_mine(*slot)) else {
+        return no("this node is no replica of that slot");
+    };
+    if !cluster.roster.members(slot).iter().any(|known| *known == member && known.node == from) {
+        return no("this node knows another disk of yours");
+    }
+    let node = &core.node;
+    let was_whole = !node.slots.is_recovering(slot);
+    if after == 0 {
+        node.writers.barrier(slot).await?;
+    }
+    let (held, next) = node.readers.page(slot, after, HANDOVER_ROWS).await?;
+    Ok(Answer::Rows { held, next, whole: was_whole && !node.slots.is_recovering(slot) })
+}
