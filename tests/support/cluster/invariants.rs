@@ -65,12 +65,8 @@ fn contents(ops: &[Op], wrong: &mut Vec<String>) {
             }
             _ => false,
         };
-        match ops.iter().find(wrote) {
-            None => wrong.push(format!("nobody wrote what was read:\n  {op}")),
-            Some(put) if put.asked > op.answered => {
-                wrong.push(format!("read before it was written:\n  {op}\n  {put}"));
-            }
-            Some(_) => {}
+        if !ops.iter().any(|put| put.asked <= op.answered && wrote(&put)) {
+            wrong.push(format!("nobody had written what was read:\n  {op}"));
         }
     }
 }

@@ -57,6 +57,17 @@ pub enum Event {
 }
 
 impl Event {
+    /// Whether it depends on a version that is not the newest. Those that store it do not depend on each other.
+    pub fn asks_for(&self, version: usize) -> bool {
+        match self {
+            Self::Clash { version: asked, .. } | Self::At(asked, _) | Self::Choose(asked) => {
+                *asked == version
+            }
+            Self::ChooseAll(..) | Self::AllDead(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether it leaves everything as it is: a history without it has only less to explain.
     pub fn is_look(&self) -> bool {
         !matches!(self, Self::Store { .. } | Self::ChooseNewest(..) | Self::Choose(_) | Self::ChooseAll(..))
@@ -74,6 +85,17 @@ pub struct Step {
     pub op: usize,
 }
 
+/// How a version may end. This only spares the search what must fail later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is live to the end.
+    Stays,
+    /// A DELETE that was answered found it live; so whoever found it dead did so because of that one.
+    Explained,
+    /// Whoever found it dead may have done so because of a DELETE without an answer.
+    Open,
+}
+
 #[derive(Debug)]
 pub struct Problem {
     /// In the order of [`Step::asked`].
@@ -84,8 +106,7 @@ pub struct Problem {
     pub mortal: Vec<Moment>,
     /// When DELETEs of the newest without an answer were asked, in order.
     pub strays: Vec<Moment>,
-    /// Versions that are gone although no DELETE that was answered chose them.
-    pub unexplained: Vec<bool>,
+    pub fates: Vec<Fate>,
 }
 
 /// What is known of a version: its blob_id and size.
@@ -106,7 +127,7 @@ pub fn resolve(ops: &[Op], listed: &[Listed]) -> Result<Problem, String> {
     let versions: Vec<u64> = facts.keys().copied().collect();
     let mut problem = Problem {
         mortal: vec![NEVER; versions.len()],
-        unexplained: vec![false; versions.len()],
+        fates: vec![Fate::Open; versions.len()],
         strays: Vec::new(),
         steps: Vec::new(),
         versions,
@@ -117,7 +138,7 @@ pub fn resolve(ops: &[Op], listed: &[Listed]) -> Result<Problem, String> {
     }
     problem.strays.sort_unstable();
     problem.steps.sort_by_key(|step| step.asked);
-    problem.find_unexplained(listed);
+    problem.tell_fates(listed);
     Ok(problem)
 }
 
@@ -281,21 +302,26 @@ impl Problem {
         self.versions.binary_search(&version).ok()
     }
 
-    /// A DELETE that was answered found its version live; so whoever found it dead did so because of that one.
-    fn find_unexplained(&mut self, listed: &[Listed]) {
-        let tombstoned = listed.iter().filter(|row| row.tombstoned).map(|row| row.version);
-        for at in tombstoned.filter_map(|version| self.index(version)).collect::<Vec<_>>() {
-            self.unexplained[at] = true;
-        }
+    fn tell_fates(&mut self, listed: &[Listed]) {
+        let mut seen_dead = vec![false; self.versions.len()];
+        let mut explained = seen_dead.clone();
         for step in &self.steps {
-            if let Event::At(version, false) | Event::Clash { version, same_bytes: true } = step.event {
-                self.unexplained[version] = true;
+            match step.event {
+                Event::At(version, false) | Event::Clash { version, same_bytes: true } => {
+                    seen_dead[version] = true;
+                }
+                Event::ChooseNewest(version, _) | Event::Choose(version) => explained[version] = true,
+                _ => {}
             }
         }
-        for step in &self.steps {
-            if let Event::ChooseNewest(version, _) | Event::Choose(version) = step.event {
-                self.unexplained[version] = false;
-            }
+        let tombstoned: BTreeMap<u64, bool> =
+            listed.iter().map(|row| (row.version, row.tombstoned)).collect();
+        for (at, version) in self.versions.iter().enumerate() {
+            self.fates[at] = match tombstoned.get(version) {
+                _ if explained[at] => Fate::Explained,
+                Some(false) if !seen_dead[at] => Fate::Stays,
+                _ => Fate::Open,
+            };
         }
     }
 

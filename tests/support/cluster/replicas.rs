@@ -38,13 +38,13 @@ struct Owed {
 
 type Copies = BTreeMap<(String, u64), Vec<Copy>>;
 
-/// All copies of all versions of these paths.
-pub fn copies(disks: &[Vec<PathBuf>], paths: &BTreeSet<String>) -> Result<Copies, String> {
+/// All copies of all versions of these paths, their chunks looked at or not.
+pub fn copies(disks: &[Vec<PathBuf>], paths: &BTreeSet<String>, chunks: bool) -> Result<Copies, String> {
     let mut found = Copies::new();
     for (node, disk, slot) in slots(disks, paths) {
         let dir = disk.join("slots").join(slot.to_string());
         let failed = |error: rusqlite::Error| format!("node {}, {}: {error}", node + 1, dir.display());
-        for (path, version, copy) in rows(node, &dir).map_err(failed)? {
+        for (path, version, copy) in rows(node, &dir, chunks).map_err(failed)? {
             if paths.contains(&path) {
                 found.entry((path, version)).or_default().push(copy);
             }
@@ -78,7 +78,7 @@ fn has(db: &Connection, table: &str, column: &str) -> rusqlite::Result<bool> {
     asked.query_row([table, column], |row| row.get::<_, i64>(0)).map(|count| count > 0)
 }
 
-fn rows(node: usize, dir: &Path) -> rusqlite::Result<Vec<(String, u64, Copy)>> {
+fn rows(node: usize, dir: &Path, look: bool) -> rusqlite::Result<Vec<(String, u64, Copy)>> {
     let db = open(dir)?;
     let hollow = if has(&db, "blobs", "hollow")? { "hollow" } else { "0" };
     let mut all = db.prepare(&format!(
@@ -92,7 +92,7 @@ fn rows(node: usize, dir: &Path) -> rusqlite::Result<Vec<(String, u64, Copy)>> {
         let (blob_id, size): (String, i64) = (row.get(2)?, row.get(3)?);
         let (tombstoned, hollow): (bool, bool) = (row.get(4)?, row.get(5)?);
         let mut lacks = None;
-        if !tombstoned && !hollow {
+        if look && !tombstoned && !hollow {
             if inside.is_none() {
                 inside = Some(chunks_inside(dir)?);
             }
@@ -162,6 +162,33 @@ pub fn wait_settled(disks: &[Vec<PathBuf>], paths: &BTreeSet<String>, within: Du
     assert!(settled.is_some(), "still in doubt after {within:?}:\n  {}", left.join("\n  "));
 }
 
+/// Waits until every version of these paths is on so many replicas, with chunks unless it is deleted; else says which is not.
+pub fn wait_whole(
+    disks: &[Vec<PathBuf>],
+    paths: &BTreeSet<String>,
+    count: usize,
+    within: Duration,
+) -> Result<(), String> {
+    let mut thin = String::new();
+    let whole = poll(within, || {
+        let copies = copies(disks, paths, false).map_err(|error| thin = error).ok()?;
+        let lacking = copies.iter().find(|(_, copies)| {
+            let full = copies
+                .iter()
+                .filter(|copy| copy.tombstoned == copies[0].tombstoned && (copy.tombstoned || !copy.hollow));
+            full.count() < count
+        });
+        match lacking {
+            None => Some(()),
+            Some(((path, version), copies)) => {
+                thin = format!("{path} version {version}: {copies:?}");
+                None
+            }
+        }
+    });
+    whole.ok_or(thin)
+}
+
 /// What is owed of each version, by a history of any paths.
 fn owed(history: &[Op]) -> BTreeMap<(String, u64), Owed> {
     let mut owed: BTreeMap<(String, u64), Owed> = BTreeMap::new();
@@ -190,7 +217,7 @@ pub fn check(disks: &[Vec<PathBuf>], history: &[Op], write_quorum: usize) -> Vec
     let paths: BTreeSet<String> = history.iter().map(|op| op.path.clone()).collect();
     let mut wrong: Vec<String> =
         prepared(disks, &paths).into_iter().map(|row| format!("in doubt: {row}")).collect();
-    let copies = match copies(disks, &paths) {
+    let copies = match copies(disks, &paths, true) {
         Ok(copies) => copies,
         Err(error) => return vec![error],
     };

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::history::{Moment, NEVER};
-use super::problem::{Event, Problem, Step};
+use super::problem::{Event, Problem, Step, When};
 use super::state::State;
 
 /// States looked at until a search gives up.
@@ -27,8 +27,6 @@ struct Frame {
     state: State,
     /// Steps that may come next, the one to try next at the end.
     candidates: Vec<usize>,
-    /// Further outcomes of `step`.
-    outcomes: Vec<State>,
     /// The step that is being tried.
     step: Option<usize>,
     frontier: Moment,
@@ -83,54 +81,59 @@ impl Search<'_> {
         let same = |step: usize| {
             let next = self.problem.next(&state, &self.steps[step], frontier);
             let step = &self.steps[step];
-            next.len() == 1
-                && step.event.is_look()
-                && next[0].looks_like(&state)
+            step.event.is_look()
+                && next.is_some_and(|next| next.looks_like(&state))
                 && state.undisturbed_by(step.asked)
         };
         if let Some(look) = candidates.iter().copied().find(|step| same(*step)) {
             candidates = vec![look];
         }
-        let too_late = |step: &Step| match step.event {
-            Event::Store { version, explicit: false, .. } => !step.optional && !state.can_give(version),
-            _ => false,
-        };
+        let too_late = |step: &Step| !step.optional && state.is_too_late_for(&step.event);
         if candidates.iter().any(|step| too_late(&self.steps[*step])) {
             candidates.clear();
         }
+        // What is stored below the newest is seen only by who asks for it, so it need not happen before anybody does.
+        let can_wait = |step: &Step| match step.event {
+            Event::Store { version, explicit: true, when: When::Always } => {
+                step.answered > frontier
+                    && state.is_below(version)
+                    && !candidates.iter().any(|other| self.steps[*other].event.asks_for(version))
+            }
+            _ => false,
+        };
+        let waiting: Vec<bool> = candidates.iter().map(|step| can_wait(&self.steps[*step])).collect();
+        let mut waiting = waiting.into_iter();
+        candidates.retain(|_| !waiting.next().unwrap_or(false));
         // What was answered first is tried first, what may never have happened last.
         candidates.sort_by_key(|step| {
             let step = &self.steps[*step];
             std::cmp::Reverse((step.optional, step.answered))
         });
-        Frame { state, candidates, outcomes: Vec::new(), step: None, frontier }
+        Frame { state, candidates, step: None, frontier }
     }
 
     /// Goes on to a state that was not looked at yet.
     fn advance(&mut self, frame: &mut Frame) -> Option<State> {
-        loop {
-            if let Some(step) = frame.step {
-                while let Some(outcome) = frame.outcomes.pop() {
-                    if self.seen.insert(self.sum ^ fingerprint(&outcome)) {
-                        return Some(outcome);
-                    }
-                }
-                self.undo(step);
-                frame.step = None;
-            }
-            let step = frame.candidates.pop()?;
-            frame.outcomes = self.problem.next(&frame.state, &self.steps[step], frame.frontier);
+        if let Some(step) = frame.step.take() {
+            self.undo(step);
+        }
+        while let Some(step) = frame.candidates.pop() {
+            let Some(state) = self.problem.next(&frame.state, &self.steps[step], frame.frontier) else {
+                continue;
+            };
             // What may never have happened does so only if it changes something.
-            let useless = |outcome: &State| self.steps[step].optional && outcome.looks_like(&frame.state);
-            frame.outcomes.retain(|outcome| !useless(outcome));
-            frame.outcomes.reverse();
-            if !frame.outcomes.is_empty() {
+            if self.steps[step].optional && state.looks_like(&frame.state) {
+                continue;
+            }
+            if self.seen.insert(self.sum ^ mark(step) ^ fingerprint(&state)) {
                 frame.step = Some(step);
                 self.rest.remove(step);
                 self.sum ^= mark(step);
                 self.missing -= usize::from(!self.steps[step].optional);
+                return Some(state);
             }
         }
+        None
     }
 
     fn undo(&mut self, step: usize) {
@@ -145,9 +148,10 @@ fn mark(step: usize) -> u128 {
 }
 
 fn fingerprint(state: &State) -> u128 {
-    let mut bytes = Vec::with_capacity(8 * state.versions.len() + 8);
+    let mut bytes = Vec::with_capacity(12 * state.versions.len() + 4 * state.spent.len());
     state.versions.iter().for_each(|version| bytes.extend_from_slice(&version.to_le_bytes()));
-    bytes.extend_from_slice(&(state.spent as u64).to_le_bytes());
+    let counts = state.chances.iter().chain(&state.spent);
+    counts.for_each(|count| bytes.extend_from_slice(&count.to_le_bytes()));
     xxh3_128(&bytes)
 }
 

@@ -5,7 +5,7 @@
 //! or dead, and dead ever after.
 
 use super::history::{Moment, NEVER};
-use super::problem::{Event, Problem, Step, When};
+use super::problem::{Event, Fate, Problem, Step, When};
 
 /// The state of a version as one number: one of these three, or the moment until which it dies.
 const ABSENT: u64 = 0;
@@ -17,8 +17,11 @@ pub struct State {
     pub versions: Vec<u64>,
     /// The highest that is there, dead or alive.
     newest: Option<usize>,
-    /// DELETEs without an answer that were taken to explain something.
-    pub spent: usize,
+    /// How many DELETEs of the newest without an answer had been asked when a live version ceased to be the newest: one of
+    /// them may have chosen it, and the tombstone may come at any time after.
+    pub chances: Vec<u32>,
+    /// The same of each version that was taken to have been chosen so, in ascending order.
+    pub spent: Vec<u32>,
     /// The latest beginning of a step so far: no later step happens before it.
     now: Moment,
 }
@@ -33,18 +36,22 @@ struct Turn<'a> {
 
 impl Problem {
     pub fn start(&self) -> State {
-        State { versions: vec![ABSENT; self.versions.len()], newest: None, spent: 0, now: 0 }
+        let count = self.versions.len();
+        State {
+            versions: vec![ABSENT; count],
+            newest: None,
+            chances: vec![0; count],
+            spent: Vec::new(),
+            now: 0,
+        }
     }
 
-    /// The states that `step` may leave behind; none if it cannot happen now. It happens no later than `frontier`.
-    pub fn next(&self, state: &State, step: &Step, frontier: Moment) -> Vec<State> {
+    /// The state that `step` leaves behind; none if it cannot happen now. It happens no later than `frontier`.
+    pub fn next(&self, state: &State, step: &Step, frontier: Moment) -> Option<State> {
         let mut state = state.clone();
         state.now = state.now.max(step.asked);
         let mut turn = Turn { problem: self, state, frontier };
-        match turn.happen(step) {
-            true => turn.outcomes(step),
-            false => Vec::new(),
-        }
+        turn.happen(step).then(|| turn.outcome(step))
     }
 }
 
@@ -57,6 +64,29 @@ impl State {
     /// Whether all that can be seen is the same.
     pub fn looks_like(&self, other: &Self) -> bool {
         self.spent == other.spent && self.versions == other.versions
+    }
+
+    /// Whether storing this version now would leave the newest as it is, and be new.
+    pub fn is_below(&self, version: usize) -> bool {
+        self.versions[version] == ABSENT && !self.can_give(version)
+    }
+
+    /// Whether this can never happen any more: what is dead stays dead, and the newest only rises.
+    pub fn is_too_late_for(&self, event: &Event) -> bool {
+        let dead = |version: usize| self.versions[version] != ABSENT && !self.is_alive(version);
+        let replaced = |version: usize| self.newest.is_some_and(|newest| newest > version) || dead(version);
+        match event {
+            Event::Store { version, explicit: false, when: When::Is(Some(tag)) } => {
+                !self.can_give(*version) || replaced(*tag)
+            }
+            Event::Store { version, explicit: false, .. } => !self.can_give(*version),
+            Event::Store { version, .. } | Event::At(version, true) | Event::Choose(version) => {
+                dead(*version)
+            }
+            Event::ChooseAll(highest, _) => dead(*highest),
+            Event::Newest(Some(version)) | Event::ChooseNewest(version, _) => replaced(*version),
+            _ => false,
+        }
     }
 
     /// Whether a number that the server chose can still be given: none that is higher is there.
@@ -118,20 +148,32 @@ impl Turn<'_> {
 
     /// Finds a version that is there dead, if it can be.
     fn gone(&mut self, version: usize) -> bool {
-        match self.state.versions[version] {
-            ABSENT => return false,
-            LIVE if self.problem.mortal[version] <= self.frontier => {}
-            LIVE if self.state.newest == Some(version) && self.has_stray() => self.state.spent += 1,
-            LIVE => return false,
-            _ => {}
+        let may_be = match self.state.versions[version] {
+            ABSENT => false,
+            LIVE if self.problem.fates[version] != Fate::Open => false,
+            LIVE => self.problem.mortal[version] <= self.frontier || self.spend(version),
+            _ => true,
+        };
+        if may_be {
+            self.state.versions[version] = DEAD;
         }
-        self.state.versions[version] = DEAD;
-        true
+        may_be
     }
 
-    /// Whether a DELETE without an answer can have happened that explains nothing yet. They are all alike.
-    fn has_stray(&self) -> bool {
-        self.problem.strays.partition_point(|asked| *asked <= self.frontier) > self.state.spent
+    /// Takes a version to have been chosen by a DELETE without an answer while it was the newest, if there is one left.
+    fn spend(&mut self, version: usize) -> bool {
+        let is_newest = self.state.newest == Some(version);
+        let chances = if is_newest { self.strays() } else { self.state.chances[version] };
+        let spent = &mut self.state.spent;
+        let at = spent.partition_point(|other| *other <= chances);
+        spent.insert(at, chances);
+        // Each needs one of its own, and can take any that was asked in time (Hall 1935).
+        (at..spent.len()).all(|at| at < spent[at] as usize)
+    }
+
+    /// DELETEs of the newest without an answer that can have happened by now.
+    fn strays(&self) -> u32 {
+        self.problem.strays.partition_point(|asked| *asked <= self.frontier) as u32
     }
 
     /// A DELETE that is answered at `answered` chooses `version`.
@@ -164,28 +206,23 @@ impl Turn<'_> {
     }
 
     /// What the step leaves behind, once it may happen.
-    fn outcomes(mut self, step: &Step) -> Vec<State> {
-        let Event::Store { version, .. } = step.event else { return vec![self.state] };
+    fn outcome(mut self, step: &Step) -> State {
+        let Event::Store { version, .. } = step.event else { return self.state };
         if self.state.versions[version] != ABSENT {
-            return vec![self.state];
+            return self.state;
         }
         self.state.versions[version] = LIVE;
         let before = self.state.newest;
         if before.is_some_and(|newest| newest > version) {
-            return vec![self.state];
+            return self.state;
         }
         self.state.newest = Some(version);
-        // The last moment at which a DELETE without an answer can have chosen the version that was the newest.
-        let chosen = before.filter(|newest| {
-            self.state.versions[*newest] == LIVE && self.problem.unexplained[*newest] && self.has_stray()
-        });
-        let mut outcomes = vec![self.state];
-        if let Some(newest) = chosen {
-            let mut other = outcomes[0].clone();
-            other.versions[newest] = NEVER;
-            other.spent += 1;
-            outcomes.push(other);
+        if let Some(last) = before
+            && self.state.versions[last] == LIVE
+            && self.problem.fates[last] == Fate::Open
+        {
+            self.state.chances[last] = self.strays();
         }
-        outcomes
+        self.state
     }
 }
