@@ -36,7 +36,6 @@ use crate::meta::writer::{Rules, Writers};
 use crate::metrics::Metrics;
 use crate::shard::core;
 use crate::shard::node::Node;
-use crate::shard::peers::cluster::Cluster;
 use crate::shard::placement::Placement;
 
 /// What ends a node.
@@ -70,21 +69,18 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let run_id = Ulid::generate().to_string()[16..].to_lowercase();
     let membership = Membership::open(config, (public, admin), &disks, &run_id, cores)?;
     let (peers, member) = membership.map(|it| ((it.peer, it.listeners), it.member)).unzip();
-    let cluster = member.as_ref().map(|member| cluster::compose(config, &disks, member));
-    let (node, metadata) = compose(config, disks, cores, run_id, cluster)?;
+    let (node, metadata) = compose(config, disks, cores, run_id)?;
     let background =
         background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public, member)
             .map_err(|error| format!("cannot start the background thread: {error}"))?;
     let (stop, stopping) = async_channel::bounded(1);
     let mut threads = Vec::new();
-    let mut peer_listeners = peers.as_ref().map(|(_, listeners)| listeners.iter());
     for (number, listener) in listeners.into_iter().enumerate() {
-        let peer_listener = peer_listeners.as_mut().and_then(|listeners| listeners.next()?.try_clone().ok());
         let (node, stopping, end) = (Arc::clone(&node), stopping.clone(), end.clone());
         let cpu = cpus[number % cpus.len()];
         let run = move || {
             pin(cpu);
-            if let Err(error) = core::run(number, node, listener, peer_listener, stopping) {
+            if let Err(error) = core::run(number, node, listener, None, stopping) {
                 // Nobody listens once the node is stopping anyway.
                 let _ = end.send(End::Failed(format!("core {number} cannot run: {error}")));
             }
@@ -141,7 +137,6 @@ fn compose(
     disks: Vec<Disk>,
     cores: usize,
     run_id: String,
-    cluster: Option<Arc<Cluster>>,
 ) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
     let slots = Arc::new(find_slots(&roots)?);
@@ -152,7 +147,6 @@ fn compose(
     let registry = Arc::new(Registry::for_sending(send, local, cache_bytes + held)?);
     let durability = config.storage.durability;
     let shares = FileShares::of(cores);
-    let roster = cluster.as_ref().map(|cluster| Arc::clone(&cluster.roster));
     let ballast = Arc::new(disks.iter().map(Disk::ballast).collect::<Vec<_>>());
     let rules = Rules {
         durability,
@@ -160,7 +154,7 @@ fn compose(
         keep_versions: config.storage.keep_versions,
         ballast: Arc::clone(&ballast),
         open_databases: shares.writers,
-        roster: roster.clone(),
+        roster: None,
     };
     if durability == Durability::Relaxed {
         // The slots may have lost what an index has seen.
@@ -173,8 +167,7 @@ fn compose(
     let (writers, writing) =
         Writers::start(&slots, &indexes, &rules, &journals, recovered, cores).map_err(describe)?;
     let (readers, reading) =
-        Readers::start(&slots, &writers, &ballast, shares.readers, roster.as_ref(), cores)
-            .map_err(describe)?;
+        Readers::start(&slots, &writers, &ballast, shares.readers, None, cores).map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
     let node = Node {
         run_id,
@@ -191,7 +184,7 @@ fn compose(
         tombstone_grace: config.storage.tombstone_grace,
         placement: Placement::new(cores, shares.connections),
         open_chunks: shares.chunks,
-        cluster,
+        cluster: None,
         keep_versions: config.storage.keep_versions,
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),

@@ -5,50 +5,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 16] = [
+const MAY_NAME: [(&str, &[&str]); 17] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
     ("replication", &["base", "limits", "wire"]),
     ("io", &["base", "limits"]),
     ("metrics", &[]),
+    ("tls", &["base", "limits"]),
     ("meta", &["base", "limits", "wire", "io", "replication"]),
     ("chunk", &["base", "limits", "wire", "io"]),
     ("registry", &["base", "limits"]),
-    ("shard", &["base", "limits", "wire", "replication", "io", "meta", "chunk", "metrics", "registry"]),
+    ("shard", &["base", "limits", "wire", "replication", "io", "meta", "chunk", "metrics"]),
     ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "registry", "shard"]),
     ("config", &["base", "limits", "io", "meta", "registry"]),
     ("compat", &["base", "meta"]),
     (
         "server",
-        &[
-            "base",
-            "limits",
-            "replication",
-            "io",
-            "meta",
-            "chunk",
-            "metrics",
-            "registry",
-            "shard",
-            "background",
-            "config",
-        ],
+        &["base", "limits", "io", "meta", "chunk", "metrics", "registry", "shard", "background", "config"],
     ),
     ("cli", &["config", "server"]),
     ("main", &["cli"]),
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
-    ("tokio", &["background", "registry"]),
+    ("tokio", &["background", "registry", "tls"]),
     ("tokio_uring", &["background"]),
     ("redis", &["registry"]),
     ("hyper", &["registry"]),
     ("hyper_util", &["registry"]),
     ("http_body_util", &["registry"]),
+    ("rustls", &["tls"]),
     ("httparse", &["wire"]),
     ("io_uring", &["io"]),
 ];

@@ -3,9 +3,6 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-use ulid::Ulid;
-
-use crate::base::topology::Topology;
 use crate::chunk::disk::Disk;
 use crate::config::Config;
 use crate::io::listen;
@@ -13,17 +10,6 @@ use crate::registry::directory::Directory;
 use crate::registry::driver::{self, Member};
 use crate::registry::record::{Addresses, Identity};
 use crate::registry::settings::Backend;
-use crate::replication::roster::Roster;
-use crate::shard::peers::cluster::Cluster;
-
-/// What all cores share of the cluster.
-pub(super) fn compose(config: &Config, disks: &[Disk], member: &Member) -> Arc<Cluster> {
-    let directory = Arc::clone(member.directory());
-    let roster = Arc::new(Roster::new(Topology::clone(directory.topology()), Vec::new()));
-    let identities = disks.iter().map(|disk| disk.id().parse::<Ulid>().map_or(0, |id| id.0)).collect();
-    let redirect = config.cluster.as_ref().is_some_and(|cluster| cluster.redirect);
-    Arc::new(Cluster::new(roster, directory, redirect, identities))
-}
 
 /// What a node of several has that a single one has not.
 pub(super) struct Membership {

@@ -102,7 +102,7 @@ impl Node {
             troubles.push(format!("slot {slot}: {}", self.slots.reason(slot)));
         }
         if let Some(cluster) = &self.cluster {
-            troubles.extend(cluster.troubles());
+            troubles.extend(Some(cluster.trouble()).filter(|trouble| !trouble.is_empty()));
         }
         troubles.extend((0..self.disks.len()).filter_map(|disk| self.indexes.trouble(disk)));
         troubles

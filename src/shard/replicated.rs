@@ -119,11 +119,7 @@ impl Replica<'_> {
     /// Refuses what a PUT will be refused for whatever its bytes are.
     pub(super) async fn admit(&self, request: &Request) -> Result<(), Failure> {
         if request.version.is_none() && request.conditions.is_empty() {
-            if self.cluster.has_quorum(&self.group) {
-                return Ok(());
-            }
-            // Before the bytes come: is anybody there?
-            return self.read(&request.path, Query::Newest).await.map(drop);
+            return Ok(());
         }
         let query = request.version.map_or(Query::Newest, Query::At);
         let known = self.read(&request.path, query).await?;
@@ -267,7 +263,7 @@ impl Replica<'_> {
         let which = delete::Which::AllBut(self.core.node.keep_versions);
         let machine = Delete::new(self.group.clone(), path, which, Conditions::default(), now);
         let (core, cluster, worth) = (Rc::clone(self.core), Arc::clone(&self.cluster), self.worth);
-        monoio::spawn(async move { drive(&core, &cluster, worth, machine).await });
+        monoio::spawn(async move { drop(drive(&core, &cluster, worth, machine).await) });
     }
 }
 

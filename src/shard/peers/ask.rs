@@ -58,11 +58,12 @@ async fn exchange(
     let deadline = Instant::now() + time;
     let asking = monoio::spawn(attempt(Rc::clone(core), to, target, body, deadline));
     let mut asking = std::pin::pin!(asking);
-    let answered = if let Ok(answered) = timeout(SLOW_ANSWER.min(time), asking.as_mut()).await {
-        answered
-    } else {
-        cluster.set_reachable(to, false);
-        timeout(left(deadline), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    let answered = match timeout(SLOW_ANSWER.min(time), asking.as_mut()).await {
+        Ok(answered) => answered,
+        Err(_) => {
+            cluster.set_reachable(to, false);
+            timeout(left(deadline), asking).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        }
     };
     match answered {
         Ok(answer) => Some(answer),

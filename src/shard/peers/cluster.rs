@@ -1,7 +1,8 @@
 //! What all cores of a node share of its cluster.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Instant;
 
 use super::uploads::Uploads;
@@ -10,11 +11,19 @@ use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::base::topology::{NodeId, Topology};
 use crate::chunk::sweep::LiveUploads;
-use crate::registry::directory::Directory;
 use crate::replication::machine::{Group, NodeSet, Time};
 use crate::replication::roster::Roster;
 use crate::wire::peer::Identity;
 use crate::wire::peer::cluster::{Charter, Disks};
+
+/// Where a node is reached; what is not known yet is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// By clients.
+    pub public: Option<SocketAddr>,
+    /// By other nodes.
+    pub peer: Option<SocketAddr>,
+}
 
 /// A node's part in its cluster.
 pub struct Cluster {
@@ -26,8 +35,8 @@ pub struct Cluster {
     pub redirect: bool,
     /// Identities of this node's disks, by number.
     pub disks: Vec<Identity>,
-    /// Where the nodes are.
-    pub directory: Arc<Directory>,
+    /// By node.
+    addresses: RwLock<Vec<Addresses>>,
     /// Nodes that do not answer, by node.
     suspect: Vec<AtomicBool>,
     /// Uploads whose data is here and which wait for their votes.
@@ -42,8 +51,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Of a node with these disks.
-    pub fn new(roster: Arc<Roster>, directory: Arc<Directory>, redirect: bool, disks: Vec<Identity>) -> Self {
+    /// Of a node with these disks; addresses are by node.
+    pub fn new(roster: Arc<Roster>, addresses: Vec<Addresses>, redirect: bool, disks: Vec<Identity>) -> Self {
         let charter = charter(roster.topology());
         let suspect = roster.topology().nodes().map(|_| AtomicBool::new(false)).collect();
         Self {
@@ -51,7 +60,7 @@ impl Cluster {
             charter,
             redirect,
             disks,
-            directory,
+            addresses: RwLock::new(addresses),
             suspect,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
@@ -69,6 +78,20 @@ impl Cluster {
     /// This node's name.
     pub(super) fn name(&self) -> &str {
         self.topology().name(self.topology().me())
+    }
+
+    /// Where a node is reached.
+    pub fn addresses(&self, node: NodeId) -> Addresses {
+        let addresses = self.addresses.read().unwrap_or_else(PoisonError::into_inner);
+        addresses.get(node.index()).copied().unwrap_or_default()
+    }
+
+    /// Notes where a node is reached; what is none here stays as it was.
+    pub fn set_addresses(&self, node: NodeId, new: Addresses) {
+        let mut addresses = self.addresses.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = addresses.get_mut(node.index()) {
+            *known = Addresses { public: new.public.or(known.public), peer: new.peer.or(known.peer) };
+        }
     }
 
     /// Whether a node answers, as far as is known.
@@ -91,35 +114,8 @@ impl Cluster {
 
     /// Which of a slot's replicas to ask: without those that do not answer, if a quorum remains.
     pub(in crate::shard) fn worth_asking(&self, group: &Group) -> NodeSet {
-        let reachable = self.reachable(group);
+        let reachable: NodeSet = group.nodes().filter(|node| self.is_reachable(*node)).collect();
         if reachable.len() >= group.write_quorum { reachable } else { group.all() }
-    }
-
-    /// Whether a write quorum of a slot's replicas answers, as far as is known.
-    pub(in crate::shard) fn has_quorum(&self, group: &Group) -> bool {
-        self.reachable(group).len() >= group.write_quorum
-    }
-
-    fn reachable(&self, group: &Group) -> NodeSet {
-        group.nodes().filter(|node| self.is_reachable(*node)).collect()
-    }
-
-    /// What an operator is told of the cluster; empty when nothing is wrong.
-    pub fn troubles(&self) -> Vec<String> {
-        let topology = self.topology();
-        let mut troubles: Vec<String> =
-            Some(self.trouble()).filter(|trouble| !trouble.is_empty()).into_iter().collect();
-        let lost = Slot::all().filter(|slot| {
-            let replicas = topology.replicas(*slot).iter();
-            replicas.filter(|node| self.is_reachable(**node)).count() < topology.write_quorum()
-        });
-        let lost = lost.count();
-        if lost > 0 {
-            let silent = topology.nodes().filter(|node| !self.is_reachable(*node));
-            let silent: Vec<&str> = silent.map(|node| topology.name(node)).collect();
-            troubles.push(format!("no quorum for {lost} slots: {} do not answer", silent.join(", ")));
-        }
-        troubles
     }
 
     /// What a coordinator on this node goes by.

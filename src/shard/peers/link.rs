@@ -89,7 +89,7 @@ impl Link {
         if !fresh && let Some(connection) = core.idle.take(to) {
             return Ok(Self { connection, to, used: true, _place: place });
         }
-        let address = cluster.directory.peer(to).ok_or_else(no_cluster)?;
+        let address = cluster.addresses(to).peer.ok_or_else(no_cluster)?;
         let connecting = timeout(PEER_CONNECT, TcpStream::connect(address)).await;
         let stream = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         let _ = stream.set_nodelay(true);

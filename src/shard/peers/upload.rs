@@ -50,12 +50,12 @@ pub(in crate::shard) struct Streams {
     to: Vec<NodeId>,
     /// Replicas beside this one that must remain.
     needed: usize,
-    ways: Vec<Way>,
+    streams: Vec<Stream>,
     is_open: bool,
     begun: Option<Instant>,
 }
 
-struct Way {
+struct Stream {
     node: NodeId,
     /// Pieces that did not fit yet.
     waiting: Vec<Item>,
@@ -93,14 +93,14 @@ impl Streams {
         for node in self.to.iter().copied() {
             let (sender, items) = async_channel::bounded(1);
             let sending = monoio::spawn(send(Rc::clone(core), node, slot, blob, length, items));
-            self.ways.push(Way { node, waiting: Vec::new(), sender, sending, waited: Duration::ZERO });
+            self.streams.push(Stream { node, waiting: Vec::new(), sender, sending, waited: Duration::ZERO });
         }
     }
 
     /// Takes a piece for all of them.
     pub(in crate::shard) fn put(&mut self, piece: Piece) {
-        for way in &mut self.ways {
-            way.waiting.push(Item::Piece(piece.clone()));
+        for stream in &mut self.streams {
+            stream.waiting.push(Item::Piece(piece.clone()));
         }
     }
 
@@ -110,18 +110,18 @@ impl Streams {
     /// When too few remain.
     pub(in crate::shard) async fn keep_up(&mut self) -> Result<(), Failure> {
         let patience = self.begun.map_or(LAG_MIN, |begun| LAG_MIN + begun.elapsed() / 4);
-        let mut ways = std::mem::take(&mut self.ways);
-        for mut way in ways.drain(..) {
-            if way.flush(patience).await {
-                self.ways.push(way);
+        let mut streams = std::mem::take(&mut self.streams);
+        for mut stream in streams.drain(..) {
+            if stream.flush(patience).await {
+                self.streams.push(stream);
             } else {
                 tracing::info!(
-                    node = way.node.0,
+                    node = stream.node.0,
                     "a replica is left out of an upload: it is slow, or failed"
                 );
             }
         }
-        if self.is_open && self.ways.len() < self.needed {
+        if self.is_open && self.streams.len() < self.needed {
             return refuse(
                 Code::QuorumUnavailable,
                 "too few replicas take the bytes: nothing was stored, try again",
@@ -135,14 +135,14 @@ impl Streams {
     /// # Errors
     /// When too few have.
     pub(in crate::shard) async fn finish(&mut self, data: &Uploaded) -> Result<Vec<NodeId>, Failure> {
-        for way in &mut self.ways {
-            way.waiting.push(Item::End);
+        for stream in &mut self.streams {
+            stream.waiting.push(Item::End);
         }
         self.keep_up().await?;
         let wanted = Stored { size: data.size, content: data.content() };
         let mut stored = Vec::new();
         let deadline = Instant::now() + UPLOAD_FINISH;
-        for Way { node, sending, sender, .. } in self.ways.drain(..) {
+        for Stream { node, sending, sender, .. } in self.streams.drain(..) {
             // With enough of them, the others get no more time than the slowest had.
             let patience = if stored.len() >= self.needed {
                 LAG_MIN
@@ -168,7 +168,7 @@ impl Streams {
     }
 }
 
-impl Way {
+impl Stream {
     /// Hands on what is waiting; false: it is left out.
     async fn flush(&mut self, patience: Duration) -> bool {
         for item in self.waiting.drain(..) {
@@ -333,24 +333,12 @@ pub(super) async fn receive(
         Err(failure) => Err(failure),
     };
     match kept {
-        Ok(data) => {
-            fill(core, cluster, slot, &data).await;
-            binary(&Stored { size: data.size, content: data.content() })
-        }
+        Ok(data) => binary(&Stored { size: data.size, content: data.content() }),
         Err(failure) => {
             upload.discard().await;
             core.node.live.remove(blob);
             Err(failure)
         }
-    }
-}
-
-/// The others may have decided without this replica while it was still receiving: then the row is here already.
-async fn fill(core: &Core, cluster: &Cluster, slot: Slot, data: &Arc<Uploaded>) {
-    let known = core.node.readers.is_known(slot, data.blob_id).await.unwrap_or(false);
-    if known && core.node.writers.fill(slot, Arc::clone(data)).await.unwrap_or(false) {
-        cluster.uploads.remove(data.blob_id);
-        core.node.live.remove(data.blob_id);
     }
 }
 
