@@ -16,4 +16,5 @@ pub mod registry;
 pub mod replication;
 pub mod server;
 pub mod shard;
+pub mod tls;
 pub mod wire;

@@ -324,6 +324,31 @@ pub const ORPHAN_INTERVAL: Duration = Duration::from_hours(1);
 /// Deleted versions whose chunks go in one batch.
 pub const DROP_BATCH: usize = 128;
 
+/// Time for a TLS handshake, from the first byte to the peer's consent; to a node that is asked, with the connecting.
+pub const TLS_HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Accepted connections that are in their handshake; further ones wait in the backlog.
+pub const TLS_HANDSHAKES: usize = 256;
+/// TLS connections of verified peers, in both directions.
+pub const TLS_CONNECTIONS: usize = 2048;
+/// Jobs waiting for one thread of the relay.
+pub const TLS_QUEUE: usize = 1024;
+/// A buffer of a TLS connection, which holds at most four: two for each direction, while bytes are on their way.
+pub const TLS_BUFFER: usize = 128 << 10;
+/// Bytes that are sealed at a time: seven whole records.
+pub const TLS_SEAL_MAX: usize = 7 << 14;
+/// What a record adds to its bytes, at most; and what may have to go before: a key update, an alert.
+pub const TLS_RECORD_EXTRA: usize = 256;
+/// Buffers that one thread keeps for reuse.
+pub const TLS_IDLE_BUFFERS: usize = 64;
+/// What a TLS connection moves before its thread looks after the others: some hundred microseconds.
+pub const TLS_SLICE: usize = 512 << 10;
+/// Time a peer has to take the last bytes when our side is gone.
+pub const TLS_LINGER: Duration = Duration::from_secs(5);
+/// Time one direction may stand still when the other has ended.
+pub const TLS_HALF_OPEN: Duration = SEND_STALL;
+/// Largest file of certificates.
+pub const TLS_FILE_MAX: u64 = 1 << 20;
+
 /// Entries of a listing page when the request names none.
 pub const PAGE_DEFAULT: usize = 1000;
 /// Largest page.
@@ -366,6 +391,9 @@ const _: () = {
     assert!(ZERO_COPY_HELD < BLOCKS_HELD, "who does not acknowledge leaves blocks to the others");
     assert!((COMMIT_BATCH * RECORD_MAX + DIRECT_ALIGN) as u64 <= JOURNAL_SEGMENT, "a batch fits a segment");
     assert!(INLINE_MAX as usize * 2 <= RECORD_MAX, "a blob that lives in the database fits a record");
+    assert!(TLS_SEAL_MAX + 9 * TLS_RECORD_EXTRA <= TLS_BUFFER, "what is sealed at a time fits a buffer");
+    assert!(TLS_CONNECTIONS * 4 * TLS_BUFFER <= 1 << 30, "peers that are all busy take no more than a GiB");
+    assert!(TLS_BUFFER >= 4 * (16 << 10) + TLS_RECORD_EXTRA, "a buffer holds whole records");
     assert!(PAGE_MAX < LISTING_STEPS, "the largest page is looked at in one go");
     assert!(GRANULE_SIZE.is_multiple_of(DIRECT_ALIGN as u64), "a granule can be read by itself");
     assert!(BUFFER_MIN as u64 >= INLINE_MAX, "a chunk that lives in the database fits the first buffer");

@@ -3,7 +3,7 @@
 mod cluster;
 
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -78,13 +78,14 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let run_id = Ulid::generate().to_string()[16..].to_lowercase();
     let membership = Membership::open(config, (public, admin), &disks, &run_id, cores)?;
     let (peers, member) = membership.map(|it| ((it.peer, it.listeners), it.member)).unzip();
-    let cluster = match &member {
-        Some(member) => Some(cluster::compose(config, &disks, member)?),
-        None => {
-            let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
-            charter::check_alone(&roots)?;
-            None
-        }
+    let (peer, peer_listeners) = peers.unzip();
+    let relay = cluster::start_tls(config, cores)?;
+    let cluster = if let Some(member) = &member {
+        Some(cluster::compose(config, &disks, member, relay.as_ref())?)
+    } else {
+        let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
+        charter::check_alone(&roots)?;
+        None
     };
     let (node, metadata) = compose(config, disks, cores, run_id, cluster)?;
     let background =
@@ -92,9 +93,10 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
             .map_err(|error| format!("cannot start the background thread: {error}"))?;
     let (stop, stopping) = async_channel::bounded(1);
     let mut threads = Vec::new();
-    let mut peer_listeners = peers.as_ref().map(|(_, listeners)| listeners.iter());
+    let peer_listeners: Vec<TcpListener> = peer_listeners.unwrap_or_default();
+    let mut peer_listeners = cluster::listen_for_peers(&node, peer_listeners, relay.as_ref())?.into_iter();
     for (number, listener) in listeners.into_iter().enumerate() {
-        let peer_listener = peer_listeners.as_mut().and_then(|listeners| listeners.next()?.try_clone().ok());
+        let peer_listener = peer_listeners.next();
         let (node, stopping, end) = (Arc::clone(&node), stopping.clone(), end.clone());
         let cpu = cpus[number % cpus.len()];
         let run = move || {
@@ -107,7 +109,7 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         let started = thread::Builder::new().name(format!("core-{number}")).spawn(run);
         threads.push(started.map_err(|error| format!("cannot start core {number}: {error}"))?);
     }
-    announce(config, public, admin, peers.as_ref().map(|(peer, _)| *peer), cores);
+    announce(config, public, admin, peer, cores);
 
     let outcome = match ended.recv() {
         Ok(End::Failed(error)) => Err(error),
@@ -116,6 +118,9 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     node.stopping.store(true, Ordering::Release);
     drop(stop);
     join(threads);
+    if let Some(relay) = relay {
+        relay.stop();
+    }
     background.stop();
     // The metadata threads finish what waits for them; the indexes last, since the writers send them changes.
     node.writers.close();

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 16] = [
+const MAY_NAME: [(&str, &[&str]); 17] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
@@ -15,7 +15,11 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
     ("meta", &["base", "limits", "wire", "io", "replication"]),
     ("chunk", &["base", "limits", "wire", "io"]),
     ("registry", &["base", "limits"]),
-    ("shard", &["base", "limits", "wire", "replication", "io", "meta", "chunk", "metrics", "registry"]),
+    ("tls", &["base", "limits"]),
+    (
+        "shard",
+        &["base", "limits", "wire", "replication", "io", "meta", "chunk", "metrics", "registry", "tls"],
+    ),
     ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "registry", "shard"]),
     ("config", &["base", "limits", "io", "meta", "registry"]),
     ("compat", &["base", "meta"]),
@@ -30,6 +34,7 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
             "chunk",
             "metrics",
             "registry",
+            "tls",
             "shard",
             "background",
             "config",
@@ -40,15 +45,16 @@ const MAY_NAME: [(&str, &[&str]); 16] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
-    ("tokio", &["background", "registry"]),
+    ("tokio", &["background", "registry", "tls"]),
     ("tokio_uring", &["background"]),
     ("redis", &["registry"]),
     ("hyper", &["registry"]),
     ("hyper_util", &["registry"]),
     ("http_body_util", &["registry"]),
+    ("rustls", &["tls"]),
     ("httparse", &["wire"]),
     ("io_uring", &["io"]),
 ];

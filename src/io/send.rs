@@ -10,12 +10,14 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use monoio::net::TcpStream;
 use monoio::time::timeout;
+use rustix::net::{getpeername, getsockname};
 
 use super::bulk::memory::Gather;
 use super::bulk::socket::Socket;
@@ -33,7 +35,7 @@ pub struct Sender {
 impl Sender {
     /// The sender of a connection.
     pub fn new(mode: Mode, stream: &TcpStream) -> Self {
-        let ends = stream.local_addr().and_then(|ours| Ok((ours, stream.peer_addr()?))).ok();
+        let ends = ends(stream);
         if ends.is_some_and(is_local) {
             spare_pacing(stream);
         }
@@ -83,6 +85,15 @@ impl Sender {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The addresses of both ends; none of a socket that has none of IP, like the one that the relay of TLS hands over.
+fn ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+    #[expect(unsafe_code, reason = "monoio's own question asserts that it is a socket of IP")]
+    // SAFETY: the stream is open for as long as this borrow lasts.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let ours = SocketAddr::try_from(getsockname(socket).ok()?).ok()?;
+    Some((ours, SocketAddr::try_from(getpeername(socket).ok()??).ok()?))
 }
 
 /// Lets a socket to a local peer send without pacing: where BBR is the system's choice, its timers cost a tenth of the

@@ -51,7 +51,8 @@ impl Chooser {
         let tries = match mode {
             Mode::Copy => false,
             Mode::Auto => remote,
-            Mode::ZeroCopy => true,
+            // Sockets without addresses cannot do it.
+            Mode::ZeroCopy => ends.is_some(),
         };
         Self { mode, tries, strikes: 0 }
     }
@@ -107,6 +108,7 @@ mod tests {
             assert_eq!(chooser(Mode::Auto, ours, theirs).next(LARGE, 0), way, "{ours} {theirs}");
         }
         assert_eq!(Chooser::new(Mode::Auto, None).next(LARGE, 0), Way::Copy);
+        assert_eq!(Chooser::new(Mode::ZeroCopy, None).next(LARGE, 0), Way::Copy);
     }
 
     #[test]

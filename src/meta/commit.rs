@@ -445,9 +445,9 @@ fn prepare(
     let mut results = Vec::with_capacity(ops.len());
     for op in ops {
         results.push(match op.apply(db, Told { moment, context }) {
-            Ok(Answer::Peer(reply, changed)) => {
-                changes.paths.extend(changed.paths);
-                changes.hollow |= changed.hollow;
+            Ok(Answer::Peer(reply, more)) => {
+                changes.paths.extend(more.paths);
+                changes.hollow |= more.hollow;
                 Ok(Answer::Peer(reply, Changes::default()))
             }
             Ok(answer) => {

@@ -5,20 +5,63 @@ use std::sync::Arc;
 
 use crate::chunk::disk::Disk;
 use crate::config::Config;
+use crate::config::Tls;
 use crate::io::listen;
 use crate::registry::directory::Directory;
 use crate::registry::driver::{self, Member};
 use crate::registry::record::{Addresses, Identity};
 use crate::registry::settings::Backend;
+use crate::shard::node::Node;
 use crate::shard::peers::cluster::Cluster;
+use crate::tls::{Files, Relay};
 
 /// What all cores share of the cluster.
 ///
 /// # Errors
 /// One line: what on the disks contradicts the config, and what to do.
-pub(super) fn compose(config: &Config, disks: &[Disk], member: &Member) -> Result<Arc<Cluster>, String> {
+pub(super) fn compose(
+    config: &Config,
+    disks: &[Disk],
+    member: &Member,
+    relay: Option<&Relay>,
+) -> Result<Arc<Cluster>, String> {
     let redirect = config.cluster.as_ref().is_some_and(|cluster| cluster.redirect);
-    Cluster::open(Arc::clone(member.directory()), redirect, disks).map(Arc::new)
+    let tls = relay.map(Relay::connector);
+    Cluster::open(Arc::clone(member.directory()), tls, redirect, disks).map(Arc::new)
+}
+
+/// What ends TLS between the nodes, where it is wanted.
+///
+/// # Errors
+/// One line: a file that cannot be used, what is wrong with it, the way out.
+pub(super) fn start_tls(config: &Config, threads: usize) -> Result<Option<Relay>, String> {
+    let Some((cluster, tls)) = config.cluster.as_ref().and_then(|it| Some((it, it.tls.clone()?))) else {
+        return Ok(None);
+    };
+    let Tls { certificate, key, authority } = tls;
+    let topology = &cluster.topology;
+    let names: Vec<String> = topology.nodes().map(|node| topology.name(node).to_owned()).collect();
+    let files = Files { certificate, key, authority };
+    Relay::start(files, &names, topology.name(topology.me()), threads).map(Some)
+}
+
+/// Where the cores accept other nodes' connections; nowhere, where the relay does that for them.
+///
+/// # Errors
+/// One line.
+pub(super) fn listen_for_peers(
+    node: &Arc<Node>,
+    listeners: Vec<TcpListener>,
+    relay: Option<&Relay>,
+) -> Result<Vec<TcpListener>, String> {
+    let Some(relay) = relay else { return Ok(listeners) };
+    for listener in listeners {
+        let node = Arc::clone(node);
+        relay
+            .listen(listener, move |peer| node.take_peer(peer.socket, &peer.name))
+            .map_err(|error| format!("cannot listen for other nodes: {error}"))?;
+    }
+    Ok(Vec::new())
 }
 
 /// What a node of several has that a single one has not.

@@ -19,6 +19,7 @@ use super::{route, stream};
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
+use crate::base::topology::NodeId;
 use crate::io::bulk::Moved;
 use crate::io::bulk::memory::Gather;
 use crate::io::bulk::socket::Socket;
@@ -37,8 +38,8 @@ const INBOX_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + INBOX_MIN;
 pub(super) enum Plane {
     /// Clients.
     Public,
-    /// Other nodes.
-    Peer,
+    /// Other nodes; which one, where that was verified.
+    Peer(Option<NodeId>),
 }
 
 /// A client's connection, or one to or from another node.

@@ -161,7 +161,7 @@ pub fn run(
         // Held until the end, so that their descriptors are not others' when they are shut.
         let mut listeners = vec![(Rc::new(TcpListener::from_std(listener)?), Plane::Public)];
         if let Some(listener) = peer_listener {
-            listeners.push((Rc::new(TcpListener::from_std(listener)?), Plane::Peer));
+            listeners.push((Rc::new(TcpListener::from_std(listener)?), Plane::Peer(None)));
         }
         monoio::spawn(close_idle_files(Rc::clone(&core)));
         monoio::spawn(adopt(Rc::clone(&core)));

@@ -1,10 +1,13 @@
 //! What all cores share.
 
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::connection::Plane;
 use super::peers::cluster::Cluster;
 use super::placement::Placement;
 use crate::base::slot::Slot;
@@ -61,6 +64,15 @@ pub struct Node {
 }
 
 impl Node {
+    /// Takes a connection of another node whose name was verified.
+    pub fn take_peer(&self, socket: OwnedFd, name: &str) {
+        let node = self.cluster.as_ref().and_then(|cluster| cluster.topology().find(name));
+        // A connection that finds no place is closed.
+        if let (Some(node), Some(placed)) = (node, self.placement.place(0)) {
+            self.placement.hand_over(TcpStream::from(socket), Plane::Peer(Some(node)), placed);
+        }
+    }
+
     /// The disk of a slot.
     pub fn disk(&self, slot: Slot) -> &Arc<Disk> {
         &self.disks[self.slots.disk(slot)]

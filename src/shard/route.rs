@@ -25,7 +25,7 @@ pub(super) async fn handle(
 ) -> Handled {
     match connection.plane() {
         Plane::Public => handle_public(core, connection, head, body).await,
-        Plane::Peer => Box::pin(peers::handle(core, connection, head, body)).await,
+        Plane::Peer(_) => Box::pin(peers::handle(core, connection, head, body)).await,
     }
 }
 

@@ -16,6 +16,7 @@ use crate::meta::slots::Slots;
 use crate::registry::directory::Directory;
 use crate::replication::machine::{Group, NodeSet, Time};
 use crate::replication::roster::Roster;
+use crate::tls::Connector;
 
 /// A node's part in its cluster.
 pub struct Cluster {
@@ -27,6 +28,8 @@ pub struct Cluster {
     pub(super) membership: Membership,
     /// Where the nodes are.
     pub directory: Arc<Directory>,
+    /// How they are reached, if not in plain.
+    pub(super) tls: Option<Connector>,
     /// Nodes that do not answer, by node.
     suspect: Vec<AtomicBool>,
     /// Uploads whose data is here and which wait for their votes.
@@ -43,7 +46,12 @@ impl Cluster {
     ///
     /// # Errors
     /// One line: what on the disks contradicts the config, and what to do.
-    pub fn open(directory: Arc<Directory>, redirect: bool, disks: &[Disk]) -> Result<Self, String> {
+    pub fn open(
+        directory: Arc<Directory>,
+        tls: Option<Connector>,
+        redirect: bool,
+        disks: &[Disk],
+    ) -> Result<Self, String> {
         let membership = Membership::open(directory.topology(), disks)?;
         let roster = Arc::clone(membership.roster());
         let suspect = roster.topology().nodes().map(|_| AtomicBool::new(false)).collect();
@@ -52,6 +60,7 @@ impl Cluster {
             membership,
             redirect,
             directory,
+            tls,
             suspect,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),

@@ -90,10 +90,19 @@ impl Link {
             return Ok(Self { connection, to, used: true, _place: place });
         }
         let address = cluster.directory.peer(to).ok_or_else(no_cluster)?;
-        let connecting = timeout(PEER_CONNECT, TcpStream::connect(address)).await;
+        let connecting = async {
+            match &cluster.tls {
+                None => TcpStream::connect(address).await,
+                Some(tls) => {
+                    let socket = tls.connect(address, cluster.topology().name(to)).await?;
+                    TcpStream::from_std(std::net::TcpStream::from(socket))
+                }
+            }
+        };
+        let connecting = timeout(PEER_CONNECT, connecting).await;
         let stream = connecting.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
         let _ = stream.set_nodelay(true);
-        let connection = Connection::new(core, stream, Plane::Peer);
+        let connection = Connection::new(core, stream, Plane::Peer(Some(to)));
         Ok(Self { connection, to, used: false, _place: place })
     }
 

@@ -14,7 +14,7 @@ use crate::base::topology::NodeId;
 use crate::io::buffer::Buffer;
 use crate::limits::{BUFFER_MIN, PEER_MESSAGE_MAX, PROTOCOL};
 use crate::shard::body::Body;
-use crate::shard::connection::Connection;
+use crate::shard::connection::{Connection, Plane};
 use crate::shard::core::Core;
 use crate::shard::reply::{Failure, Handled, Reply, ReplyBody, refuse};
 use crate::shard::route;
@@ -32,7 +32,11 @@ pub(in crate::shard) async fn handle(
     let Some(cluster) = core.node.cluster.as_ref().map(Arc::clone) else {
         return refuse(Code::BadRequest, "this node runs alone");
     };
-    let from = match check(&cluster, &head.headers) {
+    let verified = match connection.plane() {
+        Plane::Peer(verified) => verified,
+        Plane::Public => None,
+    };
+    let from = match check(&cluster, &head.headers, verified) {
         Ok(from) => from,
         Err(error) => {
             tracing::warn!(%error, "a request on the peer listener was refused");
@@ -63,7 +67,7 @@ pub(in crate::shard) async fn handle(
 }
 
 /// Who sent a request, if it is one for this node, of this cluster, in this protocol.
-fn check(cluster: &Cluster, headers: &Headers) -> Result<NodeId, Error> {
+fn check(cluster: &Cluster, headers: &Headers, verified: Option<NodeId>) -> Result<NodeId, Error> {
     let refused = |message: String| Err(Error::new(Code::BadRequest, message));
     let field = |name| headers.get_str(name).unwrap_or_default();
     if field(PROTOCOL_FIELD) != PROTOCOL.to_string() {
@@ -83,6 +87,9 @@ fn check(cluster: &Cluster, headers: &Headers) -> Result<NodeId, Error> {
         return refused(format!("this is node '{}', not '{}'", cluster.name(), field(TO_FIELD)));
     }
     match cluster.topology().find(field(NODE_FIELD)) {
+        Some(from) if verified.is_some_and(|verified| verified != from) => {
+            refused(format!("the certificate is not that of '{}'", cluster.topology().name(from)))
+        }
         Some(from) if from != cluster.topology().me() => Ok(from),
         _ => refused(format!("'{}' is no other node of this cluster", field(NODE_FIELD))),
     }

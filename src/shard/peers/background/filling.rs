@@ -145,16 +145,16 @@ async fn fetch(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     from: NodeId,
-    held: &Held,
+    wanted: &Held,
     upload: &mut Upload<'_>,
 ) -> io::Result<Uploaded> {
-    let row = &held.row;
+    let row = &wanted.row;
     let other = |what: &str| io::Error::other(what.to_owned());
     let path = utf8_percent_encode(&row.path, &PLAIN);
     let target = format!("/objects/{path}?version={}&consistency=local", row.version);
-    let head = Link::head(core, from, "GET", &target).header(HOPS_FIELD, 1).write();
+    let question = Link::head(core, from, "GET", &target).header(HOPS_FIELD, 1).write();
     let mut link = Link::open(core, from, false).await?;
-    link.connection.send(head).await?;
+    link.connection.send(question).await?;
     let answered = timeout(CLUSTER_TIME, link.answer()).await;
     let head = answered.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
     if head.status != 200 {
@@ -170,11 +170,12 @@ async fn fetch(
         let birth = core.node.writers.birth(Slot::of(&row.path)).await;
         birth.map_err(|error| io::Error::other(error.message))?;
     }
-    let mut body = Body::of_length(row.size, Plane::Peer);
-    let received = upload.run(&mut link.connection, &mut body, false).await.map_err(|failure| match failure {
-        Failure::Refused(error, _) => io::Error::other(error.message),
-        _ => io::ErrorKind::UnexpectedEof.into(),
-    })?;
+    let mut body = Body::of_length(row.size, Plane::Peer(Some(from)));
+    let received =
+        upload.run(&mut link.connection, &mut body, false).await.map_err(|failure| match failure {
+            Failure::Refused(error, _) => io::Error::other(error.message),
+            _ => io::ErrorKind::UnexpectedEof.into(),
+        })?;
     if head.keep_alive {
         link.keep(core);
     }
