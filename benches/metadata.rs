@@ -151,6 +151,8 @@ fn metadata(c: &mut Criterion) {
         from: Seek::after_path("small/15"),
         limit: 1000,
         include_tombstoned: false,
+        merged: false,
+        bytes: usize::MAX,
     };
     let mut group = c.benchmark_group("1000 lines of a listing");
     group.throughput(Throughput::Elements(1000));

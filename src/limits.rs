@@ -27,6 +27,14 @@ pub const LINKS_BUSY: usize = 1024;
 pub const LINKS_IDLE: usize = 64;
 /// How long they are kept; less than the other end keeps them.
 pub const LINK_IDLE_TIME: Duration = Duration::from_secs(30);
+/// How often a request is passed on before it is given up.
+pub const HOPS_MAX: u32 = 2;
+/// Time that another node has to answer a request that was passed on to it, and for each further piece of the answer.
+pub const FORWARD_TIME: Duration = Duration::from_secs(30);
+/// Time it has for a read while there is another node to ask.
+pub const FORWARD_READ_TIME: Duration = Duration::from_secs(6);
+/// Body of an answer that is taken whole before it is passed on.
+pub const FORWARD_SMALL: u64 = 16 << 10;
 /// Time that an upload may wait for one of its replicas, beside a quarter of its own.
 pub const LAG_MIN: Duration = Duration::from_secs(1);
 /// Time a replica gets to sync what it received.
@@ -288,6 +296,8 @@ pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
 pub const INDEX_RETRY: Duration = Duration::from_secs(1);
 /// Rows one listing looks at before it ends early, so that a prefix full of tombstones holds nobody up.
 pub const LISTING_STEPS: usize = 50_000;
+/// Times that the nodes of a cluster are asked for more of one page.
+pub const LIST_ROUNDS: usize = 16;
 
 /// Length of the name of a node or a cluster.
 pub const NODE_NAME_MAX: usize = 64;
@@ -378,9 +388,19 @@ const _: () = {
     );
     assert!(PART_SIZE / GRANULE_SIZE <= 128, "the granules of a block are the bits of a u128");
     assert!((EXTENT_SIZE as u64).is_multiple_of(PART_SIZE), "an extent is cut into parts");
+    assert!(FORWARD_READ_TIME.as_secs() > READ_TIME.as_secs(), "another node has the time to ask a quorum");
+    assert!(
+        FORWARD_TIME.as_secs() > WRITE_TIME.as_secs() + PREPARE_TIME.as_secs() + COMMIT_TIME.as_secs(),
+        "a write ends before who passed it on gives it up"
+    );
     assert!(SEND_MAX as u64 >= READ_AHEAD_MIN, "who sends large pieces reads ahead");
     assert!(READ_AHEAD_MAX <= BLOCKS_HELD as u64 / 8, "some responses can read ahead at once");
     assert!(PAGE_MAX * ENTRY_SIZE <= PAGES_HELD, "the largest page can be held");
+    assert!(
+        PAGES_HELD / 4 / ENTRY_SIZE / NODES_MAX * LIST_ROUNDS >= PAGE_MAX,
+        "pages of the largest cluster fill the largest page"
+    );
+    assert!(PAGE_MAX * ENTRY_SIZE * 2 <= PEER_MESSAGE_MAX, "a node's page is a message");
     assert!(BLOCKS_HELD as u64 >= 64 * PART_SIZE, "many clients can be served at once");
     assert!(BULK_CHAIN < BULK_ENTRIES as usize, "a chain is handed over at once");
     // An entry is 64 bytes; of completions, 16 bytes each, there are two to an entry, or a number of their own.

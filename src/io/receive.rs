@@ -64,6 +64,14 @@ pub async fn wait_readable(stream: &TcpStream) -> io::Result<()> {
     stream.readable(true).await
 }
 
+/// Whether something is there to be received, or the other end has ended.
+pub fn is_ready(stream: &TcpStream) -> bool {
+    // SAFETY: the stream stays open for as long as it is borrowed.
+    let socket = unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) };
+    let looked = recv(socket, &mut [0_u8; 1][..], RecvFlags::DONTWAIT | RecvFlags::PEEK);
+    !matches!(looked, Err(rustix::io::Errno::WOULDBLOCK))
+}
+
 /// Appends at most `room` of the bytes that are there to a buffer; 0: the client has ended.
 ///
 /// # Errors

@@ -24,7 +24,8 @@ use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
 use crate::limits::{INDEX_GATHER, INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS, QUIET};
 
-pub use super::index_db::{Listed, Listing, Page, Seek};
+pub use super::index_db::Listing;
+pub use super::page::{Listed, Page, Seek};
 
 /// What one transaction of a slot changed.
 #[derive(Debug)]

@@ -5,12 +5,12 @@
 //! wrong, and catches up from the slots. A damaged index is thrown away and made again.
 
 use std::collections::HashMap;
-use std::io::Write as _;
 use std::path::Path;
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Result, ToSql};
 
+use super::page::{Listed, Page, Seek};
 use super::schema::{is_damaged, plan_once};
 use super::types::Entry;
 use crate::base::slot::Slot;
@@ -49,138 +49,16 @@ pub struct Listing {
     pub limit: usize,
     /// Whether paths whose newest version is a tombstone are named.
     pub include_tombstoned: bool,
-}
-
-/// A place in the order of paths: everything at or above these bytes comes after it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seek(pub Vec<u8>);
-
-impl Seek {
-    /// Right after a path.
-    pub fn after_path(path: &str) -> Self {
-        Self([path.as_bytes(), &[0]].concat())
-    }
-
-    /// Right after all paths that begin with `prefix`; 0xFF is in no UTF-8.
-    pub fn after_prefix(prefix: &str) -> Self {
-        Self([prefix.as_bytes(), &[0xff]].concat())
-    }
+    /// Whether other nodes know of these paths too: then tombstones are named in any case, since one of them may hide what another
+    /// node takes for the newest version. What was rolled up into a common prefix cannot be compared: only live paths make one.
+    pub merged: bool,
+    /// Bytes of lines after which the page ends.
+    pub bytes: usize,
 }
 
 impl ToSql for Seek {
     fn to_sql(&self) -> Result<ToSqlOutput<'_>> {
         Ok(ToSqlOutput::Borrowed(ValueRef::Text(&self.0)))
-    }
-}
-
-/// A stretch of a listing: lines in byte order of their keys, paths with their JSON, which is made where the rows are
-/// read, so that nobody copies it entry by entry.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Page {
-    keys: String,
-    json: Vec<u8>,
-    lines: Vec<Line>,
-    /// Where the listing goes on; none: this was the end.
-    pub next: Option<Seek>,
-}
-
-/// Where a line ends in the page's keys and JSON; it begins where the one before ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Line {
-    key: usize,
-    json: usize,
-}
-
-impl Page {
-    /// Lines.
-    pub fn len(&self) -> usize {
-        self.lines.len()
-    }
-
-    /// Whether there is no line.
-    pub fn is_empty(&self) -> bool {
-        self.lines.is_empty()
-    }
-
-    fn begin(&self, line: usize) -> Line {
-        line.checked_sub(1).map_or(Line { key: 0, json: 0 }, |before| self.lines[before])
-    }
-
-    /// The text a line is sorted by: a path, or a common prefix of paths.
-    pub fn key(&self, line: usize) -> &str {
-        &self.keys[self.begin(line).key..self.lines[line].key]
-    }
-
-    /// The JSON of a path, an object; empty for a common prefix.
-    pub fn json(&self, line: usize) -> &[u8] {
-        &self.json[self.begin(line).json..self.lines[line].json]
-    }
-
-    /// The place right after a line.
-    pub fn after(&self, line: usize) -> Seek {
-        if self.json(line).is_empty() {
-            Seek::after_prefix(self.key(line))
-        } else {
-            Seek::after_path(self.key(line))
-        }
-    }
-
-    fn end_line(&mut self, key: &str) {
-        self.keys.push_str(key);
-        self.lines.push(Line { key: self.keys.len(), json: self.json.len() });
-    }
-
-    /// Adds a common prefix.
-    pub fn push_prefix(&mut self, prefix: &str) {
-        self.end_line(prefix);
-    }
-
-    /// Adds a path.
-    pub fn push_path(&mut self, entry: &Listed<'_>) {
-        let json = &mut self.json;
-        json.extend_from_slice(b"{\"path\":");
-        push_text(json, entry.path);
-        // Writing to a vector cannot fail.
-        let _ = write!(json, ",\"version\":{},\"blob_id\":", entry.version);
-        push_text(json, entry.blob_id);
-        let _ = write!(json, ",\"size\":{},\"created_at\":", entry.size);
-        push_text(json, entry.created_at);
-        json.extend_from_slice(b",\"tombstoned_at\":");
-        match entry.tombstoned_at {
-            Some(time) => push_text(json, time),
-            None => json.extend_from_slice(b"null"),
-        }
-        json.push(b'}');
-        self.end_line(entry.path);
-    }
-}
-
-/// A path as it is listed.
-#[derive(Clone, Copy, Debug)]
-pub struct Listed<'a> {
-    /// The path.
-    pub path: &'a str,
-    /// Its newest version.
-    pub version: u64,
-    /// Identity of that version.
-    pub blob_id: &'a str,
-    /// Bytes.
-    pub size: u64,
-    /// RFC 3339.
-    pub created_at: &'a str,
-    /// RFC 3339, when that version is a tombstone.
-    pub tombstoned_at: Option<&'a str>,
-}
-
-/// A JSON string.
-fn push_text(json: &mut Vec<u8>, text: &str) {
-    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
-        json.push(b'"');
-        json.extend_from_slice(text.as_bytes());
-        json.push(b'"');
-    } else {
-        // Neither a text nor a vector makes this fail.
-        let _ = serde_json::to_writer(json, text);
     }
 }
 
@@ -276,13 +154,16 @@ pub(super) fn list(db: &Connection, listing: &Listing, steps: usize) -> Result<P
         let mut rows = select.query((&from, &end))?;
         while let Some(row) = rows.next()? {
             let path = row.get_ref(0)?.as_str()?;
-            if page.len() > listing.limit || looked_at == steps {
+            if page.len() > listing.limit || page.bytes() >= listing.bytes || looked_at == steps {
                 page.next = Some(Seek(path.as_bytes().to_vec()));
                 return Ok(page);
             }
             looked_at += 1;
             let tombstoned_at = row.get_ref(5)?.as_str_or_null()?;
-            if !listing.include_tombstoned && tombstoned_at.is_some() {
+            if !listing.include_tombstoned
+                && tombstoned_at.is_some()
+                && (!listing.merged || common_prefix(listing, path).is_some())
+            {
                 continue;
             }
             if let Some(prefix) = common_prefix(listing, path) {
@@ -342,6 +223,8 @@ mod tests {
             from: Seek::default(),
             limit,
             include_tombstoned: false,
+            merged: false,
+            bytes: usize::MAX,
         }
     }
 
@@ -364,6 +247,32 @@ mod tests {
         let mut dead = listing("b", None, 99);
         dead.include_tombstoned = true;
         assert_eq!(keys(&list(&db, &dead, 99).unwrap()), ["b/x", "b0"]);
+    }
+
+    #[test]
+    fn other_nodes_are_told_of_tombstones_but_not_of_dead_prefixes() {
+        let (_dir, db) = index(&["a/1!", "a/2!", "b/1!", "b/2", "c!", "d"]);
+        let merged = Listing { merged: true, ..listing("", Some("/"), 99) };
+        let page = list(&db, &merged, 99).unwrap();
+        assert_eq!(keys(&page), ["b/", "c", "d"]);
+        assert_eq!((0..3).map(|line| page.is_tombstone(line)).collect::<Vec<_>>(), [false, true, false]);
+        let all = Listing { include_tombstoned: true, ..merged };
+        assert_eq!(keys(&list(&db, &all, 99).unwrap()), ["a/", "b/", "c", "d"]);
+    }
+
+    #[test]
+    fn a_page_of_long_paths_ends_early_and_goes_on() {
+        let (_dir, db) = index(&["a", "b", "c"]);
+        let mut listing = Listing { bytes: 1, ..listing("", None, 99) };
+        let mut seen = Vec::new();
+        loop {
+            let page = list(&db, &listing, 99).unwrap();
+            assert_eq!(page.len(), 1);
+            seen.push(page.key(0).to_owned());
+            let Some(next) = page.next else { break };
+            listing.from = next;
+        }
+        assert_eq!(seen, ["a", "b", "c"]);
     }
 
     #[test]

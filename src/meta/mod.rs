@@ -14,6 +14,7 @@ pub mod index;
 mod index_db;
 pub mod journal;
 mod op;
+mod page;
 mod pending;
 #[cfg(test)]
 mod power_cut;

@@ -107,6 +107,8 @@ impl Rig {
             from: Seek::default(),
             limit: 9999,
             include_tombstoned: false,
+            merged: false,
+            bytes: usize::MAX,
         };
         let page = index::list_now(&self.indexes, 0, listing);
         let entry = |line| {

@@ -25,6 +25,8 @@ pub(super) struct Body {
     expected: bool,
     pace: Pace,
     low_water: LowWater,
+    /// Nothing of it was asked for.
+    untouched: bool,
 }
 
 impl From<TooSlow> for Failure {
@@ -46,7 +48,8 @@ impl Body {
             Framing::Length(length) => State::Length(length),
             Framing::Chunked => State::Chunked(Box::default()),
         };
-        Self { state, expected: head.expect_continue, pace: Pace::new(plane), low_water: LowWater::default() }
+        let (pace, low_water) = (Pace::new(plane), LowWater::default());
+        Self { state, expected: head.expect_continue, pace, low_water, untouched: true }
     }
 
     /// The body of an answer.
@@ -61,6 +64,11 @@ impl Body {
             State::Length(rest) => *rest == 0,
             State::Chunked(decoder) => matches!(decoder.state(), ChunkState::Done),
         }
+    }
+
+    /// Whether nothing of it was asked for yet.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.untouched
     }
 
     /// Bytes to come, where that is known.
@@ -93,6 +101,7 @@ impl Body {
         room: usize,
         patience: Option<Duration>,
     ) -> Result<Option<usize>, Failure> {
+        self.untouched = false;
         if self.expected {
             self.expected = false;
             if connection.inbox().is_empty() {

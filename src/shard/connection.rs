@@ -243,7 +243,7 @@ async fn exchange(core: &Rc<Core>, connection: &mut Connection, head: &Head) -> 
     let request = core.next_request();
     let mut body = Body::new(head, connection.plane());
     let handled = route::handle(core, connection, head, &mut body).await;
-    let refused = handled.is_err();
+    let refused = !matches!(&handled, Ok(reply) if reply.status < 400);
     let Some(reply) = to_reply(handled, request, head.method) else {
         tracing::debug!(%request, core = core.number, "the client went away");
         return After::Close;
@@ -337,6 +337,7 @@ async fn respond(
             connection.sequence.follow(reading.blob(), &reading.left());
             stream::send(core, connection, bytes, reading).await?;
         }
+        ReplyBody::Relay(relay) => Box::pin(relay.send(core, connection, bytes)).await?,
         ReplyBody::Multipart { first, ranges, multipart } => {
             let blob = Rc::clone(first.blob());
             let mut first = Some(first);
@@ -371,7 +372,7 @@ fn log(core: &Core, request: RequestId<'_>, head: &Head, status: u16, took: Dura
     tracing::debug!(%request, core = core.number, method, path, slot, status, ?took, "request");
 }
 
-fn method_name(method: Method) -> &'static str {
+pub(super) fn method_name(method: Method) -> &'static str {
     match method {
         Method::Get => "GET",
         Method::Head => "HEAD",

@@ -11,6 +11,7 @@ pub mod core;
 mod delete;
 mod describe;
 mod fields;
+mod forward;
 mod get;
 mod list;
 pub mod node;

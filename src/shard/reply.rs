@@ -4,6 +4,7 @@ use monoio::time::timeout;
 use serde::Serialize;
 
 use super::core::Core;
+use super::forward::Relay;
 use super::read_ahead::ReadAhead;
 use crate::base::error::{Code, Error};
 use crate::base::topology::NodeId;
@@ -29,6 +30,8 @@ pub(super) enum ReplyBody {
     Page(Vec<u8>, Share),
     /// A range that is not empty; its first bytes were read before the head goes out.
     Blob(ReadAhead),
+    /// Another node's answer.
+    Relay(Box<Relay>),
     /// Several ranges, of which the first is being read.
     Multipart {
         first: ReadAhead,

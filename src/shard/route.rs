@@ -6,7 +6,7 @@ use super::body::Body;
 use super::connection::{Connection, Plane};
 use super::core::Core;
 use super::reply::{Failure, Handled, Reply, refuse};
-use super::{delete, get, list, peers, put, versions};
+use super::{delete, forward, get, list, peers, put, versions};
 use crate::base::error::{Code, Error};
 use crate::base::path::BlobPath;
 use crate::wire::head::{Head, Method, Target};
@@ -36,6 +36,15 @@ pub(super) async fn handle_public(
     head: &Head,
     body: &mut Body,
 ) -> Handled {
+    match resource(core, connection, head, body).await {
+        Err(Failure::Elsewhere(to, local)) => {
+            Box::pin(forward::elsewhere(core, connection, head, body, &to, local)).await
+        }
+        handled => handled,
+    }
+}
+
+async fn resource(core: &Rc<Core>, connection: &mut Connection, head: &Head, body: &mut Body) -> Handled {
     let (path, query) = match &head.target {
         Target::Asterisk => return Ok(allowed(OBJECT_METHODS)),
         Target::Origin { path, query } => (path.as_str(), query.as_deref()),

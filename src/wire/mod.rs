@@ -9,6 +9,7 @@ pub mod chunked;
 pub mod condition;
 pub mod digest;
 mod entity_tag;
+pub mod forward;
 mod framing;
 pub mod head;
 mod headers;

@@ -130,6 +130,7 @@ fn reason(status: u16) -> &'static str {
         204 => "No Content",
         206 => "Partial Content",
         304 => "Not Modified",
+        307 => "Temporary Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -221,7 +222,7 @@ mod tests {
             Code::OutcomeUnknown,
             Code::DiskFull,
         ];
-        for status in codes.map(Code::status).into_iter().chain([100, 200, 201, 204, 206, 304]) {
+        for status in codes.map(Code::status).into_iter().chain([100, 200, 201, 204, 206, 304, 307]) {
             assert!(!reason(status).is_empty(), "{status}");
         }
         assert_eq!(CONTINUE, format!("HTTP/1.1 100 {}\r\n\r\n", reason(100)).as_bytes());

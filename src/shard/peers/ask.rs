@@ -12,12 +12,16 @@ use crate::limits::{PEER_MESSAGE_MAX, SLOW_ANSWER};
 use crate::shard::core::Core;
 use crate::wire::head::Framing;
 use crate::wire::peer::cluster::{Answer, Question};
+use crate::wire::peer::list::{Ask, Listed};
 use crate::wire::peer::{Reply, Request, decode, encode};
 
 /// Where requests of coordinators go.
 pub(super) const REQUEST: &str = "/peer/request";
 /// Where questions about the cluster go.
 pub(super) const CLUSTER: &str = "/peer/cluster";
+
+/// Where listings go.
+pub(super) const LIST: &str = "/peer/list";
 
 /// Asks a replica; none: it is not known whether the request arrived.
 pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Duration) -> Option<Reply> {
@@ -48,6 +52,17 @@ pub(super) async fn ask_cluster(
     let question = encode(question).map_err(|error| io::Error::other(error.message))?;
     let answer = exchange(core, to, CLUSTER, question, time).await?;
     decode(&answer).map_err(|error| io::Error::other(error.message))
+}
+
+/// Asks a node for a stretch of a listing.
+pub(in crate::shard) async fn ask_list(
+    core: &Rc<Core>,
+    to: NodeId,
+    ask: &Ask,
+    time: Duration,
+) -> Option<Listed> {
+    let answer = exchange(core, to, LIST, encode(ask).ok()?, time).await?;
+    decode(&answer).inspect_err(|error| tracing::warn!(node = to.0, %error, "a node answered rubbish")).ok()
 }
 
 /// Sends `body` and receives what is answered; a node that is slow to answer is noted as one that does not.

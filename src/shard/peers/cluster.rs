@@ -90,7 +90,7 @@ impl Cluster {
     }
 
     /// Notes whether a node answers.
-    pub(super) fn set_reachable(&self, node: NodeId, reachable: bool) {
+    pub(in crate::shard) fn set_reachable(&self, node: NodeId, reachable: bool) {
         let was_suspect = self.suspect[node.index()].swap(!reachable, Ordering::Relaxed);
         if was_suspect == reachable {
             let name = self.topology().name(node);

@@ -14,6 +14,7 @@ mod serve;
 pub(super) mod upload;
 mod uploads;
 
+pub(super) use ask::ask_list;
 pub(super) use background::run;
 pub(super) use drive::drive;
 pub(super) use link::Idle;

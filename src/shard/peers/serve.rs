@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ask::{CLUSTER, REQUEST};
+use super::ask::{CLUSTER, LIST, REQUEST};
 use super::cluster::Cluster;
 use super::link::{CLUSTER_FIELD, NODE_FIELD, PROTOCOL_FIELD, TO_FIELD};
 use super::participate::try_participate;
@@ -17,7 +17,7 @@ use crate::shard::body::Body;
 use crate::shard::connection::{Connection, Plane};
 use crate::shard::core::Core;
 use crate::shard::reply::{Failure, Handled, Reply, ReplyBody, refuse};
-use crate::shard::route;
+use crate::shard::{list, route};
 use crate::wire::head::{Head, Headers, Method, Target};
 use crate::wire::peer::{self, decode, encode};
 use crate::wire::response::ResponseHead;
@@ -58,6 +58,10 @@ pub(in crate::shard) async fn handle(
         (Method::Post, CLUSTER) => {
             let question = message(connection, body).await?;
             binary(&membership::answer(core, &cluster, from, question).await)
+        }
+        (Method::Post, LIST) => {
+            let ask = message(connection, body).await?;
+            list::answer(core, &cluster, ask).await
         }
         (Method::Put, path) if path.starts_with(upload::TARGET) => {
             upload::receive(core, &cluster, connection, body, path).await

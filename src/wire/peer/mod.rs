@@ -5,6 +5,7 @@
 //! are there.
 
 pub mod cluster;
+pub mod list;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -1,0 +1,80 @@
+//! `GET /objects`: the newest version of each path in byte order, merged from the listing indexes of all disks of this node, and
+//! in a cluster from those of all nodes.
+
+mod merge;
+mod nodes;
+
+use std::rc::Rc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use self::merge::{Json, merge};
+pub(super) use self::nodes::answer;
+use super::core::Core;
+use super::replicated::wants_local;
+use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
+use crate::base::error::{Code, Error};
+use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
+use crate::meta::index::{Listing, Page, Seek};
+use crate::wire::query::{Key, Query};
+
+/// Entries of the page asked for; more than [`PAGE_MAX`] means that many.
+pub(super) fn limit(query: &Query) -> Result<usize, Failure> {
+    match query.number(Key::Limit)? {
+        None => Ok(PAGE_DEFAULT),
+        Some(0) => refuse(Code::BadRequest, "limit is 0: ask for at least 1"),
+        Some(limit) => Ok(usize::try_from(limit).unwrap_or(PAGE_MAX).min(PAGE_MAX)),
+    }
+}
+
+pub(super) async fn list(core: &Rc<Core>, query: &Query) -> Handled {
+    let listing = Listing {
+        prefix: query.text(Key::Prefix).unwrap_or_default().to_owned(),
+        delimiter: query.text(Key::Delimiter).filter(|delimiter| !delimiter.is_empty()).map(str::to_owned),
+        from: query.text(Key::Cursor).map_or(Ok(Seek::default()), parse_cursor)?,
+        limit: limit(query)?,
+        include_tombstoned: query.boolean(Key::IncludeTombstoned)?.unwrap_or(false),
+        merged: false,
+        bytes: usize::MAX,
+    };
+    if let Some(cluster) = &core.node.cluster
+        && !wants_local(query)
+    {
+        return nodes::list(core, cluster, listing).await;
+    }
+    if !core.node.can_serve() {
+        let troubles = core.node.troubles().join("; ");
+        return refuse(Code::SlotUnavailable, format!("a listing needs all slots: {troubles}"));
+    }
+    let share = room_for_page(core, listing.limit).await?;
+    let pages = pages(core, &listing).await?;
+    let mut json = Json::new(listing.limit);
+    let cursor = merge(&pages, true, &mut json).as_ref().map(format_cursor);
+    Ok(Reply::page_of(json.into_json(cursor.as_deref()), share))
+}
+
+/// A stretch of a listing from each disk.
+async fn pages(core: &Core, listing: &Listing) -> Result<Vec<Page>, Error> {
+    let mut pages = Vec::with_capacity(core.node.indexes.disks());
+    for disk in 0..core.node.indexes.disks() {
+        pages.push(core.node.indexes.list(disk, listing.clone()).await?);
+    }
+    Ok(pages)
+}
+
+/// A cursor is a place and its checksum, so that rubbish is not taken for a place.
+fn format_cursor(seek: &Seek) -> String {
+    let sum = crc32c::crc32c(&seek.0).to_be_bytes();
+    URL_SAFE_NO_PAD.encode([&seek.0[..], &sum].concat())
+}
+
+fn parse_cursor(text: &str) -> Result<Seek, Failure> {
+    let parse = || {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (seek, sum) = bytes.split_last_chunk::<4>()?;
+        let good = !seek.is_empty() && crc32c::crc32c(seek).to_be_bytes() == *sum;
+        good.then(|| Seek(seek.to_vec()))
+    };
+    parse().ok_or_else(|| Error::new(Code::BadRequest, "the cursor is not one of a listing").into())
+}
