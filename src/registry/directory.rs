@@ -227,8 +227,8 @@ impl Directory {
     pub(super) fn lost(&self, trouble: String) -> bool {
         let mut inner = self.write();
         let standing = &mut inner.standing;
-        let news = standing.reachable != Some(false) || standing.trouble.as_ref() != Some(&trouble);
-        if standing.reachable != Some(false) {
+        let news = standing.reachable != Some(false);
+        if news {
             standing.since = Some(Timestamp::now());
         }
         standing.reachable = Some(false);

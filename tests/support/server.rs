@@ -31,6 +31,8 @@ pub struct Builder {
     envs: Vec<(String, String)>,
     args: Vec<String>,
     data: Vec<PathBuf>,
+    /// Whether listeners and disks are what the configuration says, not this test's own.
+    as_configured: bool,
     wait_ready: bool,
 }
 
@@ -69,6 +71,12 @@ impl Builder {
         self
     }
 
+    /// Listeners and disks are what the configuration says.
+    pub fn as_configured(mut self) -> Self {
+        self.as_configured = true;
+        self
+    }
+
     /// Whether starting waits until `/readyz` says 200 (it does unless told otherwise), or only until it answers at all.
     pub fn wait_ready(mut self, wait: bool) -> Self {
         self.wait_ready = wait;
@@ -90,7 +98,7 @@ impl Builder {
         let home = Arc::new(
             tempfile::Builder::new().prefix("amberblob-test-").tempdir().expect("a temporary directory"),
         );
-        if self.data.is_empty() {
+        if self.data.is_empty() && !self.as_configured {
             self.data = match self.disks {
                 1 => vec![home.path().join("data")],
                 many => (1..=many).map(|disk| home.path().join(format!("disk{disk}"))).collect(),
@@ -187,7 +195,10 @@ fn command(builder: &Builder, home: &TempDir, stderr: File) -> Command {
             command.env_remove(key);
         }
     }
-    command.args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    command.arg("serve");
+    if !builder.as_configured {
+        command.args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+    }
     for disk in &builder.data {
         command.arg("--data").arg(disk);
     }
@@ -262,6 +273,7 @@ impl Server {
             envs: Vec::new(),
             args: Vec::new(),
             data: Vec::new(),
+            as_configured: false,
             wait_ready: true,
         }
     }
