@@ -165,7 +165,7 @@ impl Op {
         }
         match self {
             Self::Settle(reply) | Self::Barrier(reply) | Self::Dropped { reply, .. } => {
-                send(reply, result, |_| Some(()))
+                send(reply, result, |_| Some(()));
             }
             Self::Put(_, reply) => {
                 send(

@@ -153,7 +153,7 @@ impl Member {
             };
             let renewed = first.replace(other.beat).is_some_and(|beat| beat != other.beat);
             if renewed || Instant::now() >= deadline {
-                return Err(self.taken(&other));
+                return Err(Self::taken(&other));
             }
             tracing::warn!(node = %other.node, "another process was announced under this node's name: waiting for its lease");
             sleep(REGISTRY_RETRY.min(self.settings.lease / 3)).await;
@@ -220,7 +220,7 @@ impl Member {
         let other = Record::read(before).ok().filter(|other| other.run != self.record.run)?;
         let met = self.rival.replace((other.run.clone(), other.beat));
         let goes_on = met.is_some_and(|(run, beat)| run == other.run && beat != other.beat);
-        (goes_on || !other.same_disks(&self.record)).then(|| self.taken(&other))
+        (goes_on || !other.same_disks(&self.record)).then(|| Self::taken(&other))
     }
 
     async fn look(&mut self, registry: &mut impl Registry) -> Result<(), Trouble> {
@@ -271,7 +271,7 @@ impl Member {
         ))
     }
 
-    fn taken(&self, other: &Record) -> String {
+    fn taken(other: &Record) -> String {
         let at = |address: Option<std::net::SocketAddr>| address.map_or("-".to_owned(), |at| at.to_string());
         format!(
             "another process lives as '{}' in the cluster '{}' (public {}, peer {}, run {}): stop it, or give \

@@ -92,7 +92,7 @@ impl Redis {
         if expires {
             commands.arg("PX").arg(self.lease());
         }
-        commands.getrange(&key, 0, ANNOUNCEMENT_MAX as isize);
+        commands.getrange(&key, 0, ANNOUNCEMENT_MAX.cast_signed());
         let (set, value): (Option<String>, Vec<u8>) = self.run(&commands).await?;
         Ok((set.is_some(), text(value)))
     }
@@ -115,7 +115,7 @@ impl Registry for Redis {
     async fn announce(&mut self, record: &str) -> Result<Option<String>, Trouble> {
         let key = &self.keys[self.me];
         let mut commands = redis::pipe();
-        commands.getrange(key, 0, ANNOUNCEMENT_MAX as isize);
+        commands.getrange(key, 0, ANNOUNCEMENT_MAX.cast_signed());
         commands.cmd("SET").arg(key).arg(record).arg("PX").arg(self.lease()).ignore();
         let (before,): (Vec<u8>,) = self.run(&commands).await?;
         self.announced = Some(record.to_owned());
@@ -125,7 +125,7 @@ impl Registry for Redis {
     async fn look(&mut self) -> Result<Vec<Sighting>, Trouble> {
         let mut commands = redis::pipe();
         for key in &self.keys {
-            commands.getrange(key, 0, ANNOUNCEMENT_MAX as isize);
+            commands.getrange(key, 0, ANNOUNCEMENT_MAX.cast_signed());
         }
         let found: Vec<Vec<u8>> = self.run(&commands).await?;
         let sighting = |value: Vec<u8>| {

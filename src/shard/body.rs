@@ -54,8 +54,8 @@ impl Body {
 
     /// The body of an answer.
     pub(super) fn of_length(length: u64, plane: Plane) -> Self {
-        let state = State::Length(length);
-        Self { state, expected: false, pace: Pace::new(plane), low_water: LowWater::default() }
+        let (pace, low_water) = (Pace::new(plane), LowWater::default());
+        Self { state: State::Length(length), expected: false, pace, low_water, untouched: true }
     }
 
     /// Whether all of it was received.

@@ -150,7 +150,7 @@ impl<'a> Upload<'a> {
             self.streams.open(self.core, self.slot, self.blob, buffer.len() as u64, rest);
         }
         let streams = &mut self.streams;
-        let written = incoming.write(buffer, last, rest, in_flight, &mut |piece| streams.put(piece)).await;
+        let written = incoming.write(buffer, last, rest, in_flight, &mut |piece| streams.put(&piece)).await;
         let back = written.map_err(|error| self.file_error(&error))?;
         self.streams.keep_up().await?;
         Ok(back)

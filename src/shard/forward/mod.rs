@@ -50,7 +50,7 @@ pub(super) async fn elsewhere(
     let Some(cluster) = core.node.cluster.as_ref().map(Arc::clone) else {
         return refuse(Code::Internal, "this node runs alone: nobody else can be asked");
     };
-    let sender = (connection.plane() == Plane::Peer).then(|| head.headers.get_str(NODE_FIELD)).flatten();
+    let sender = (connection.plane() != Plane::Public).then(|| head.headers.get_str(NODE_FIELD)).flatten();
     let (good, bad): (Vec<NodeId>, Vec<NodeId>) = to
         .iter()
         .copied()
@@ -103,7 +103,7 @@ async fn forward(
 ) -> Handled {
     let hops = match connection.plane() {
         Plane::Public => 0,
-        Plane::Peer => head.headers.get_str(HOPS_FIELD).and_then(|hops| hops.parse().ok()).unwrap_or(0),
+        Plane::Peer(_) => head.headers.get_str(HOPS_FIELD).and_then(|hops| hops.parse().ok()).unwrap_or(0),
     };
     if hops >= HOPS_MAX {
         return refuse(
@@ -216,7 +216,7 @@ impl Passage<'_> {
             match self.talk(link, node, connection, body, is_last).await {
                 Ok(outcome) => return Ok(outcome),
                 Err(Trouble::Unused(error)) if used && error.kind() != io::ErrorKind::TimedOut => {
-                    fresh = true
+                    fresh = true;
                 }
                 Err(Trouble::Unused(error)) => {
                     self.lost(node, &error);

@@ -61,7 +61,7 @@ pub(in crate::shard) async fn ask_list(
     ask: &Ask,
     time: Duration,
 ) -> Option<Listed> {
-    let answer = exchange(core, to, LIST, encode(ask).ok()?, time).await?;
+    let answer = exchange(core, to, LIST, encode(ask).ok()?, time).await.ok()?;
     decode(&answer).inspect_err(|error| tracing::warn!(node = to.0, %error, "a node answered rubbish")).ok()
 }
 

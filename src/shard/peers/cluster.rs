@@ -142,7 +142,8 @@ impl Cluster {
     pub(in crate::shard) fn group(&self, slot: Slot) -> Result<Group, Error> {
         let group = self.roster.group(slot);
         if group.members.is_empty() {
-            let message = format!("the cluster is not formed yet: {}", self.trouble());
+            let message = Some(self.trouble()).filter(|trouble| !trouble.is_empty());
+            let message = message.unwrap_or_else(|| "the cluster is not formed yet: try again".to_owned());
             return Err(Error::new(Code::QuorumUnavailable, message));
         }
         Ok(group)

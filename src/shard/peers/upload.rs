@@ -98,7 +98,7 @@ impl Streams {
     }
 
     /// Takes a piece for all of them.
-    pub(in crate::shard) fn put(&mut self, piece: Piece) {
+    pub(in crate::shard) fn put(&mut self, piece: &Piece) {
         for way in &mut self.ways {
             way.waiting.push(Item::Piece(piece.clone()));
         }

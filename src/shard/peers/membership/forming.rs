@@ -67,11 +67,11 @@ pub(super) fn next(topology: &Topology, mine: &Introduction, heard: &[Heard]) ->
     if !missing.is_empty() {
         return Next::Wait(format!("waiting for {}", missing.join("; ")));
     }
-    let disks = |(node, other): (NodeId, &Option<&Introduction>)| {
+    let disks = |(node, other): (NodeId, Option<&Introduction>)| {
         let identities = other.map_or(&mine.disks, |other| &other.disks);
         identities.iter().map(|identity| Member { node, generation: 0, identity: *identity }).collect()
     };
-    Next::Found(topology.nodes().zip(&others).map(disks).collect())
+    Next::Found(topology.nodes().zip(others.iter().copied()).map(disks).collect())
 }
 
 /// The list of those that have one, each disk as the one that knows it best.
