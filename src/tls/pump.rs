@@ -4,6 +4,7 @@
 //! |---|---|
 //! | the core ends its sending | close_notify, then the end of the TCP stream; the other direction goes on |
 //! | the core closes its socket | the same, and what still comes is thrown away for a bounded time |
+//! | the relay stops, which it does after the cores | the same, once what the core has sent is delivered |
 //! | the peer sends close_notify | an end of file; the other direction goes on |
 //! | the network breaks, or ends without close_notify, or carries what the peer did not seal | an end in both directions |
 //!
@@ -17,6 +18,7 @@ use std::pin::pin;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::buffers::{Buffer, Buffers};
@@ -33,6 +35,9 @@ pub(super) struct Link {
     /// Bytes moved in either direction, wrapping.
     moved: Cell<u64>,
 }
+
+/// Becomes true when the relay stops.
+pub(super) type Stop = watch::Receiver<bool>;
 
 /// How one direction ended.
 enum Ended {
@@ -78,8 +83,8 @@ impl Link {
     ///
     /// # Errors
     /// What broke it. Both directions of the core's socket have ended then.
-    pub(super) async fn relay(self, core: UnixStream) -> io::Result<()> {
-        let relayed = self.both(&core).await;
+    pub(super) async fn relay(self, core: UnixStream, stop: Stop) -> io::Result<()> {
+        let relayed = self.both(&core, stop).await;
         if relayed.is_err() {
             // An alert, perhaps. Nobody waits for the peer to take it.
             let _ = self.tcp.try_write(self.session.borrow().sealed());
@@ -88,8 +93,8 @@ impl Link {
         relayed
     }
 
-    async fn both(&self, core: &UnixStream) -> io::Result<()> {
-        let mut outward = pin!(self.outward(core));
+    async fn both(&self, core: &UnixStream, stop: Stop) -> io::Result<()> {
+        let mut outward = pin!(self.outward(core, stop));
         let mut inward = pin!(self.inward(core));
         let core_gone = tokio::select! {
             ended = &mut outward => match ended? {
@@ -125,12 +130,22 @@ impl Link {
     }
 
     /// From the core to the network.
-    async fn outward(&self, core: &UnixStream) -> io::Result<Ended> {
+    async fn outward(&self, core: &UnixStream, mut stop: Stop) -> io::Result<Ended> {
         let mut slice = 0;
+        let mut stopping = false;
         loop {
-            core.readable().await?;
+            if !stopping {
+                tokio::select! {
+                    biased;
+                    readable = core.readable() => readable?,
+                    // Also when nobody is left who could say it.
+                    _ = stop.wait_for(|stop| *stop) => stopping = true,
+                }
+            }
             let mut plain = self.buffers.take();
             let received = match core.try_read(&mut plain.room()[..TLS_SEAL_MAX]) {
+                // The cores have ended before us: what is not there now does not come.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && stopping => 0,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
                 // It closed its socket without reading all that came.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => 0,
@@ -146,7 +161,7 @@ impl Link {
             self.pass(received, &mut slice).await;
         }
         rustix::net::shutdown(&self.tcp, rustix::net::Shutdown::Write)?;
-        Ok(if is_gone(core) { Ended::CoreGone } else { Ended::Finished })
+        Ok(if stopping || is_gone(core) { Ended::CoreGone } else { Ended::Finished })
     }
 
     /// From the network to the core.

@@ -13,6 +13,7 @@ use rustls::{ClientConfig, RootCertStore, SupportedCipherSuite, Tls13CipherSuite
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::buffers::{Buffer, Buffers};
@@ -197,6 +198,7 @@ fn in_paused_time<F: Future>(test: F) -> F::Output {
 fn a_direction_that_stands_still_alone_is_cut() {
     in_paused_time(async {
         let (near, ours, mut our_core, far, theirs, mut their_core) = linked().await;
+        let (_running, stop) = watch::channel(false);
         let begun = Instant::now();
         let cores = async {
             // We have finished; the peer says something once, and then neither ends nor goes on.
@@ -209,7 +211,8 @@ fn a_direction_that_stands_still_alone_is_cut() {
             assert_eq!(said, b"yes");
             begun.elapsed()
         };
-        let (near, far, took) = tokio::join!(near.relay(ours), far.relay(theirs), cores);
+        let (near, far, took) =
+            tokio::join!(near.relay(ours, stop.clone()), far.relay(theirs, stop.clone()), cores);
         assert!(near.is_err() || far.is_err());
         assert!(took >= TLS_HALF_OPEN && took <= 3 * TLS_HALF_OPEN, "{took:?}");
     });
@@ -219,6 +222,7 @@ fn a_direction_that_stands_still_alone_is_cut() {
 fn a_core_that_is_gone_is_waited_for_by_nobody() {
     in_paused_time(async {
         let (near, ours, our_core, far, theirs, mut their_core) = linked().await;
+        let (_running, stop) = watch::channel(false);
         let begun = Instant::now();
         drop(our_core);
         let cores = async {
@@ -227,12 +231,12 @@ fn a_core_that_is_gone_is_waited_for_by_nobody() {
             std::future::pending::<()>().await;
         };
         let near = async {
-            let relayed = near.relay(ours).await;
+            let relayed = near.relay(ours, stop.clone()).await;
             (relayed, begun.elapsed())
         };
         let (relayed, took) = tokio::select! {
             relayed = near => relayed,
-            _ = far.relay(theirs) => panic!("the peer's side ended first"),
+            _ = far.relay(theirs, stop.clone()) => panic!("the peer's side ended first"),
             () = cores => panic!("never"),
         };
         relayed.unwrap();

@@ -16,13 +16,13 @@ use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use rustix::net::sockopt;
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{LocalSet, spawn_local};
 use tokio::time::{sleep, timeout};
 
 use super::buffers::Buffers;
 use super::identity::Files;
-use super::pump::Link;
+use super::pump::{Link, Stop};
 use super::reload::Identities;
 use super::session::Session;
 use crate::limits::{SEND_STALL, TLS_CONNECTIONS, TLS_HANDSHAKE_TIME, TLS_HANDSHAKES, TLS_LINGER, TLS_QUEUE};
@@ -143,7 +143,7 @@ impl Relay {
         Connector(Arc::clone(&self.shared))
     }
 
-    /// Accepts nothing more, lets the connections whose cores have closed them deliver their last bytes, and ends.
+    /// Ends, after the cores have: what they have sent is still delivered.
     pub fn stop(self) {
         for worker in &self.shared.workers {
             worker.jobs.close();
@@ -184,18 +184,19 @@ impl Shared {
 async fn work(shared: Arc<Shared>, number: usize, queue: Receiver<Job>) {
     let carries = Arc::clone(&shared.workers[number].carries);
     let buffers = Buffers::default();
+    let (stop, stopping) = watch::channel(false);
     let mut listeners = Vec::new();
     while let Ok(Job { task, carried }) = queue.recv().await {
-        let (shared, buffers) = (Arc::clone(&shared), buffers.clone());
+        let (shared, buffers, stop) = (Arc::clone(&shared), buffers.clone(), stopping.clone());
         let is_listener = matches!(task, Task::Listen(..));
         let running = spawn_local(async move {
             match task {
                 Task::Listen(listener, take) => accept(shared, listener, take).await,
                 Task::Serve { tcp, from, take, place } => {
-                    serve(shared, buffers, tcp, from, take, place).await;
+                    serve(&shared, &buffers, (tcp, from), take, place, stop).await;
                 }
                 Task::Connect { address, node, answer } => {
-                    connect(shared, buffers, address, node, answer).await;
+                    connect(&shared, &buffers, address, node, answer, stop).await;
                 }
             }
             drop(carried);
@@ -205,6 +206,7 @@ async fn work(shared: Arc<Shared>, number: usize, queue: Receiver<Job>) {
         }
     }
     listeners.iter().for_each(tokio::task::JoinHandle::abort);
+    let _ = stop.send(true);
     let last = async {
         while carries.load(Ordering::Relaxed) > 0 {
             sleep(Duration::from_millis(5)).await;
@@ -239,17 +241,17 @@ async fn accept(shared: Arc<Shared>, listener: TcpListener, take: Take) {
 
 /// A connection that was accepted, from its handshake to its end.
 async fn serve(
-    shared: Arc<Shared>,
-    buffers: Buffers,
-    tcp: std::net::TcpStream,
-    from: SocketAddr,
+    shared: &Shared,
+    buffers: &Buffers,
+    (tcp, from): (std::net::TcpStream, SocketAddr),
     take: Take,
     handshake: OwnedSemaphorePermit,
+    stop: Stop,
 ) {
     let established = async {
         let identity = shared.identities.current();
-        let session = Session::accept(Arc::clone(&identity.server), &buffers)?;
-        let link = Link::establish(prepare(TcpStream::from_std(tcp)?)?, session, &buffers).await?;
+        let session = Session::accept(Arc::clone(&identity.server), buffers)?;
+        let link = Link::establish(prepare(TcpStream::from_std(tcp)?)?, session, buffers).await?;
         let name = link.session(|session| {
             let certificate = session.peer_certificate().ok_or(rustls::Error::NoCertificatesPresented)?;
             shared.identities.names.named_by(certificate).map(str::to_owned)
@@ -271,7 +273,7 @@ async fn serve(
     match pair() {
         Ok((socket, core)) => {
             take(Peer { socket, name: name.clone() });
-            carry(link, core, &name).await;
+            carry(link, core, &name, stop).await;
         }
         Err(error) => tracing::warn!(%error, "no socket for a node's connection; raise 'ulimit -n'"),
     }
@@ -279,11 +281,12 @@ async fn serve(
 
 /// A connection that was asked for, from its handshake to its end.
 async fn connect(
-    shared: Arc<Shared>,
-    buffers: Buffers,
+    shared: &Shared,
+    buffers: &Buffers,
     address: SocketAddr,
     node: String,
     answer: oneshot::Sender<io::Result<OwnedFd>>,
+    stop: Stop,
 ) {
     let established = async {
         let place = Arc::clone(&shared.connections).try_acquire_owned();
@@ -291,9 +294,9 @@ async fn connect(
         let name = shared.identities.names.find(&node).cloned();
         let name = name.ok_or_else(|| io::Error::other("it is no node of this cluster"))?;
         let identity = shared.identities.current();
-        let session = Session::connect(Arc::clone(&identity.client), name, &buffers)?;
+        let session = Session::connect(Arc::clone(&identity.client), name, buffers)?;
         let tcp = prepare(TcpStream::connect(address).await?)?;
-        let link = Link::establish(tcp, session, &buffers).await?;
+        let link = Link::establish(tcp, session, buffers).await?;
         Ok((link, pair()?, place))
     };
     let (link, (socket, core), _place) = match in_time(established).await {
@@ -302,7 +305,7 @@ async fn connect(
         Err(error) => return drop(answer.send(Err(error))),
     };
     if answer.send(Ok(socket)).is_ok() {
-        carry(link, core, &node).await;
+        carry(link, core, &node, stop).await;
     }
 }
 
@@ -313,8 +316,8 @@ async fn in_time<T>(established: impl Future<Output = io::Result<T>>) -> io::Res
     })
 }
 
-async fn carry(link: Link, core: UnixStream, name: &str) {
-    if let Err(error) = link.relay(core).await {
+async fn carry(link: Link, core: UnixStream, name: &str, stop: Stop) {
+    if let Err(error) = link.relay(core, stop).await {
         tracing::debug!(%name, %error, "a node's connection broke");
     }
 }
