@@ -199,11 +199,8 @@ mod tests {
     use super::*;
 
     fn record(counter: u64) -> Record {
-        let member = |node, generation| Member {
-            node: NodeId(node),
-            generation,
-            identity: Ulid::generate().into(),
-        };
+        let member =
+            |node, generation| Member { node: NodeId(node), generation, identity: Ulid::generate().into() };
         Record {
             counter,
             node: "b".to_owned(),

@@ -164,7 +164,9 @@ impl Op {
             let _ = reply.send(result.and_then(|answer| pick(answer).ok_or_else(stopped)));
         }
         match self {
-            Self::Settle(reply) | Self::Barrier(reply) | Self::Dropped { reply, .. } => send(reply, result, |_| Some(())),
+            Self::Settle(reply) | Self::Barrier(reply) | Self::Dropped { reply, .. } => {
+                send(reply, result, |_| Some(()))
+            }
             Self::Put(_, reply) => {
                 send(
                     reply,

@@ -171,10 +171,11 @@ async fn fetch(
         birth.map_err(|error| io::Error::other(error.message))?;
     }
     let mut body = Body::of_length(row.size, Plane::Peer);
-    let received = upload.run(&mut link.connection, &mut body, false).await.map_err(|failure| match failure {
-        Failure::Refused(error, _) => io::Error::other(error.message),
-        _ => io::ErrorKind::UnexpectedEof.into(),
-    })?;
+    let received =
+        upload.run(&mut link.connection, &mut body, false).await.map_err(|failure| match failure {
+            Failure::Refused(error, _) => io::Error::other(error.message),
+            _ => io::ErrorKind::UnexpectedEof.into(),
+        })?;
     if head.keep_alive {
         link.keep(core);
     }

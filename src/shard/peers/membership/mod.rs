@@ -296,8 +296,7 @@ async fn record(cluster: &Arc<Cluster>, news: Vec<(usize, Member)>) -> Result<()
     change(cluster, move |record| {
         let mut changed = false;
         for (disk, member) in news {
-            let known =
-                record.members.get_mut(member.node.index()).and_then(|disks| disks.get_mut(disk));
+            let known = record.members.get_mut(member.node.index()).and_then(|disks| disks.get_mut(disk));
             if let Some(known) = known.filter(|known| known.generation < member.generation) {
                 *known = member;
                 changed = true;
@@ -326,12 +325,7 @@ pub(super) async fn answer(
 }
 
 /// Records that a disk of another node is another one now.
-async fn admit(
-    cluster: &Arc<Cluster>,
-    from: NodeId,
-    disk: usize,
-    member: Member,
-) -> Result<Answer, Error> {
+async fn admit(cluster: &Arc<Cluster>, from: NodeId, disk: usize, member: Member) -> Result<Answer, Error> {
     let known = || cluster.roster.disks().get(from.index())?.get(disk).copied();
     if member.node != from || known().is_none() {
         return Ok(Answer::No("this node knows no such disk of yours, or is not formed yet".to_owned()));
@@ -344,3 +338,5 @@ async fn admit(
     })
 }
 
+#[cfg(test)]
+mod tests;

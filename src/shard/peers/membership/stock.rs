@@ -170,9 +170,10 @@ impl Stock {
         let all: Vec<Member> = theirs.chain([known]).collect();
         let highest = all.iter().map(|member| member.generation).max().unwrap_or_default();
         // Those of the highest generation may all be what a crash cut off.
-        let begun = all.iter().filter(|member| member.generation == highest).all(|member| {
-            member.identity == *identity && highest > 0
-        });
+        let begun = all
+            .iter()
+            .filter(|member| member.generation == highest)
+            .all(|member| member.identity == *identity && highest > 0);
         let generation = if begun { highest } else { highest + 1 };
         let member = Member { node: me, generation, identity: *identity };
         let recorded = change(&self.cluster, move |record| {
@@ -258,28 +259,6 @@ impl Stock {
             }
             troubles.push(trouble);
         }
-        troubles.extend(self.without_quorum());
         troubles
-    }
-
-    /// Whether writes to some slots cannot reach a quorum, for all that is known.
-    fn without_quorum(&self) -> Option<String> {
-        let topology = self.cluster.topology();
-        let away: Vec<&str> = topology
-            .others()
-            .filter(|node| !self.cluster.is_reachable(*node))
-            .map(|node| topology.name(node))
-            .collect();
-        if away.is_empty() {
-            return None;
-        }
-        let can_write = |slot: &Slot| {
-            let replicas = topology.replicas(*slot).iter();
-            replicas.filter(|node| self.cluster.is_reachable(**node)).count() >= topology.write_quorum()
-        };
-        let lacking = Slot::all().filter(|slot| !can_write(slot)).count();
-        (lacking > 0).then(|| {
-            format!("{lacking} slots have no write quorum: no answer from {}", away.join(", "))
-        })
     }
 }
