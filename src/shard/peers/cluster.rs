@@ -133,8 +133,7 @@ impl Cluster {
     pub(in crate::shard) fn group(&self, slot: Slot) -> Result<Group, Error> {
         let group = self.roster.group(slot);
         if group.members.is_empty() {
-            let message = format!("the cluster is not formed yet: {}", self.trouble());
-            return Err(Error::new(Code::QuorumUnavailable, message));
+            return Err(Error::new(Code::QuorumUnavailable, self.trouble()));
         }
         Ok(group)
     }

@@ -34,7 +34,7 @@ impl Home {
 
     fn form(&self) -> Membership {
         let (membership, slots) = self.open(&topology()).unwrap();
-        let mine = membership.identities.iter().map(|identity| member(0, 0, *identity)).collect();
+        let mine = membership.identities().iter().map(|identity| member(0, 0, *identity)).collect();
         membership.found(vec![mine, vec![member(1, 0, 8)], vec![member(2, 0, 9)]], &slots).unwrap();
         assert!(Slot::all().all(|slot| !slots.is_recovering(slot)), "it has promised nothing yet");
         membership
@@ -71,6 +71,34 @@ fn a_replaced_disk_has_lost_its_slots_and_the_other_one_has_not() {
 }
 
 #[test]
+fn an_old_disk_beside_a_newer_record_gets_another_identity() {
+    let home = Home::new();
+    let old = home.form().identities();
+    fs::create_dir_all(home.roots[1].join("slots/7")).unwrap();
+    let aside = home.roots[1].with_extension("old");
+    fs::rename(&home.roots[1], &aside).unwrap();
+    let (membership, _) = home.open(&topology()).unwrap();
+    let disk = membership.disks(Standing::Lost)[0];
+    let new = membership.identities()[disk];
+    assert_ne!(new, old[disk]);
+    membership
+        .change(|record| {
+            record.members[0][disk] = member(0, 1, new);
+            true
+        })
+        .unwrap();
+    drop(membership);
+    fs::remove_dir_all(&home.roots[1]).unwrap();
+    fs::rename(&aside, &home.roots[1]).unwrap();
+    let (membership, _) = home.open(&topology()).unwrap();
+    assert_eq!(membership.disks(Standing::Lost), [disk]);
+    let now = membership.identities()[disk];
+    assert!(now != old[disk] && now != new, "what it signed before must not count again");
+    drop(membership);
+    assert_eq!(open_all(&home.roots, Usage::default()).unwrap()[disk].id(), ulid::Ulid::from(now));
+}
+
+#[test]
 fn the_mark_of_a_disk_that_recovers_outlives_a_start() {
     let home = Home::new();
     let membership = home.form();
@@ -89,7 +117,7 @@ fn the_mark_of_a_disk_that_recovers_outlives_a_start() {
 fn a_list_that_knows_another_disk_here_makes_it_recover() {
     let home = Home::new();
     let (membership, slots) = home.open(&topology()).unwrap();
-    let mine = vec![member(0, 4, membership.identities[0]), member(0, 2, 77)];
+    let mine = vec![member(0, 4, membership.identities()[0]), member(0, 2, 77)];
     membership.found(vec![mine, vec![member(1, 0, 8)], vec![member(2, 0, 9)]], &slots).unwrap();
     assert_eq!(membership.disks(Standing::Lost), [1]);
     for slot in Slot::all() {
