@@ -55,13 +55,17 @@ pub const CHORES: Duration = Duration::from_millis(250);
 pub const SETTLE_AFTER: Duration = Duration::from_secs(2);
 /// Tries of one slot that are settled in one go.
 pub const SETTLE_BATCH: usize = 64;
+/// Tries that one core gathers before it settles them.
+pub const SETTLES_GATHERED: usize = 1024;
 /// Tries that one core settles at once.
 pub const SETTLES: usize = 16;
 /// Shortest pause after a try that could not be settled, or a version that could not be fetched; it doubles.
 pub const CHORE_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.
 pub const CHORE_PAUSE_MAX: Duration = Duration::from_secs(30);
-/// Versions without chunks of one slot that are fetched in one go.
+/// Such pauses that one core remembers when they are over.
+pub const CHORE_PAUSES: usize = 4096;
+/// Versions without chunks that one core gathers before it fetches them.
 pub const FILL_BATCH: usize = 64;
 /// Versions that one core fetches at once.
 pub const FILLS: usize = 2;

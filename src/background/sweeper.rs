@@ -132,7 +132,9 @@ async fn may_go(node: &Node, slot: Slot, blob: BlobId) -> bool {
     if !matches!(known, Ok(false)) {
         return false;
     }
-    node.cluster.is_none() || matches!(node.writers.sweep(slot, blob).await, Ok(true))
+    // A replica that is recovering may yet hear of it.
+    node.cluster.is_none()
+        || !node.slots.is_recovering(slot) && matches!(node.writers.sweep(slot, blob).await, Ok(true))
 }
 
 async fn drop_chunks(node: &Arc<Node>, slot: Slot, until: Timestamp) -> Result<()> {

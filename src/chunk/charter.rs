@@ -227,9 +227,11 @@ mod tests {
     fn a_record_is_read_back_as_written() {
         let (_dir, roots) = roots(2);
         assert_eq!(load(&roots).unwrap(), None);
+        check_alone(&roots).unwrap();
         let record = record(7);
         record.save(&roots).unwrap();
         assert_eq!(load(&roots).unwrap(), Some(record));
+        assert!(check_alone(&roots).unwrap_err().contains("of node 'b' of cluster 'c'"));
     }
 
     #[test]

@@ -56,7 +56,7 @@ struct Identity {
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
-    id: Ulid,
+    id: Mutex<Ulid>,
     /// Whether it is marked as one that is not synced.
     relaxed: bool,
     /// Whether files are read and written around the page cache.
@@ -232,7 +232,7 @@ impl Disk {
         };
         Ok(Self {
             root,
-            id: identity.disk_id,
+            id: Mutex::new(identity.disk_id),
             relaxed,
             direct,
             clean,
@@ -245,7 +245,22 @@ impl Disk {
 
     /// Its identity, which no other disk has, and which its votes are signed with.
     pub fn id(&self) -> Ulid {
-        self.id
+        *self.id.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives it a new one, so that nothing counts any more that it has ever signed. Blocks.
+    ///
+    /// # Errors
+    /// Those of the file steps; it is then what it was, or will be at the next start.
+    pub fn renew(&self) -> Result<Ulid, String> {
+        let mut id = self.id.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut identity =
+            read_identity(&self.root)?.ok_or_else(|| format!("{}: no {IDENTITY}", self.root.display()))?;
+        identity.disk_id = Ulid::generate();
+        write_identity(&self.root, &identity)
+            .map_err(|error| format!("{}: {IDENTITY} cannot be written: {error}", self.root.display()))?;
+        *id = identity.disk_id;
+        Ok(*id)
     }
 
     /// Its directory.

@@ -337,10 +337,12 @@ fn find(
         Some(version) => query::at_version(db, path, version)?,
         None => query::newest(db, path)?,
     };
-    let small = record.as_ref().filter(|record| record.tombstoned_at.is_none() && record.parts() <= 1);
+    // A hollow one has neither parts nor chunks.
+    let here = record.as_ref().filter(|record| record.tombstoned_at.is_none() && !record.hollow);
+    let small = here.filter(|record| record.parts() <= 1);
     let parts =
         small.map(|record| query::parts(db, record.row, 0, record.parts())).transpose()?.map(Arc::new);
-    let single = record.as_ref().filter(|record| record.tombstoned_at.is_none() && record.chunks() == 1);
+    let single = here.filter(|record| record.chunks() == 1);
     let only_chunk = single.map(|record| query::chunk_ids(db, record.row, 0, 1)).transpose()?;
     Ok(Found { record, parts, only_chunk: only_chunk.and_then(|ids| ids.first().copied()), generation })
 }

@@ -64,7 +64,7 @@ impl Cluster {
             suspect,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
-            trouble: Mutex::default(),
+            trouble: Mutex::new("no other node has been asked since the start".to_owned()),
             start: Instant::now(),
         })
     }

@@ -24,6 +24,8 @@ pub struct Shape {
     pub nodes: usize,
     pub replicas: usize,
     pub write_quorum: usize,
+    /// Of each node.
+    pub disks: usize,
     /// The section `[registry]`, without its head.
     pub registry: String,
     /// More lines for `[storage]`.
@@ -38,6 +40,7 @@ impl Shape {
             nodes,
             replicas,
             write_quorum: replicas / 2 + 1,
+            disks: 1,
             registry: "backend = \"embedded\"".to_owned(),
             storage: "cache = \"64MiB\"".to_owned(),
         }
@@ -70,7 +73,7 @@ impl Cluster {
             .map(|index| {
                 let name = format!("node-{}", index + 1);
                 let addrs = [ports::free(), ports::free(), ports::free()];
-                Node::new(name.clone(), home.path().join(name), addrs, index % cpus)
+                Node::new(name.clone(), home.path().join(name), shape.disks, addrs, index % cpus)
             })
             .collect();
         let links = Links::between(&nodes.iter().map(|node| node.peer).collect::<Vec<_>>());

@@ -31,10 +31,10 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(name: String, home: PathBuf, addrs: [SocketAddr; 3], cpu: usize) -> Self {
+    pub fn new(name: String, home: PathBuf, disks: usize, addrs: [SocketAddr; 3], cpu: usize) -> Self {
         std::fs::create_dir_all(&home).expect("a directory for the node");
         let [public, admin, peer] = addrs;
-        let disks = vec![home.join("disk")];
+        let disks = (0..disks).map(|number| home.join(format!("disk{number}"))).collect();
         Self {
             name,
             public,

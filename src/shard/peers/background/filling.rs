@@ -35,53 +35,68 @@ const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').
 /// Fetches what this core's slots lack for as long as it runs.
 pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
     let pauses: Rc<RefCell<Pauses<BlobId>>> = Rc::new(RefCell::new(Pauses::new()));
+    let mut slot_pauses: Pauses<Slot> = Pauses::new();
     loop {
         sleep(CHORES).await;
-        for slot in Slot::all().filter(|slot| core.owns(*slot)) {
-            if core.node.slots.take_hollow(slot) {
-                fill_slot(&core, &cluster, slot, &pauses).await;
+        let lacking = lacking(&core, &pauses, &mut slot_pauses).await;
+        let (core, cluster, pauses) = (Rc::clone(&core), Arc::clone(&cluster), Rc::clone(&pauses));
+        each(lacking, FILLS, move |(slot, held): (Slot, Held)| {
+            let (core, cluster, pauses) = (Rc::clone(&core), Arc::clone(&cluster), Rc::clone(&pauses));
+            async move {
+                let blob = held.row.attempt.blob_id;
+                match fill(&core, &cluster, slot, &held).await {
+                    Ok(()) => pauses.borrow_mut().end(&blob),
+                    Err(error) => {
+                        tracing::debug!(%slot, %blob, %error, "the chunks of a version cannot be fetched yet");
+                        pauses.borrow_mut().lengthen(blob);
+                    }
+                }
             }
-        }
+        })
+        .await;
     }
 }
 
-/// Fetches what a slot lacks, and notes if it lacks more.
-async fn fill_slot(
+/// Versions to be fetched now. A slot in which there are only such as failed just now is left alone for longer and longer.
+async fn lacking(
     core: &Rc<Core>,
-    cluster: &Arc<Cluster>,
-    slot: Slot,
-    pauses: &Rc<RefCell<Pauses<BlobId>>>,
-) {
+    pauses: &RefCell<Pauses<BlobId>>,
+    slot_pauses: &mut Pauses<Slot>,
+) -> Vec<(Slot, Held)> {
     let slots = &core.node.slots;
-    let lacking = match core.node.readers.hollow(slot, FILL_BATCH).await {
-        Ok(lacking) => lacking,
-        Err(error) => {
-            tracing::debug!(%slot, %error, "cannot look for versions without chunks");
-            return slots.set_hollow(slot);
+    let mut found = Vec::new();
+    for slot in Slot::all().filter(|slot| core.owns(*slot)) {
+        if found.len() >= FILL_BATCH {
+            break;
         }
-    };
-    if lacking.is_empty() {
-        return;
-    }
-    // It is looked at again until there are none.
-    slots.set_hollow(slot);
-    let due = |held: &Held| pauses.borrow().is_over(&held.row.attempt.blob_id);
-    let due: Vec<Held> = lacking.into_iter().filter(due).collect();
-    let (core, cluster, pauses) = (Rc::clone(core), Arc::clone(cluster), Rc::clone(pauses));
-    each(due, FILLS, move |held: Held| {
-        let (core, cluster, pauses) = (Rc::clone(&core), Arc::clone(&cluster), Rc::clone(&pauses));
-        async move {
-            let blob = held.row.attempt.blob_id;
-            match fill(&core, &cluster, slot, &held).await {
-                Ok(()) => pauses.borrow_mut().end(&blob),
-                Err(error) => {
-                    tracing::debug!(%slot, %blob, %error, "the chunks of a version cannot be fetched yet");
-                    pauses.borrow_mut().lengthen(blob);
-                }
+        if !slot_pauses.is_over(&slot) || !slots.take_hollow(slot) {
+            continue;
+        }
+        let hollow = match core.node.readers.hollow(slot, FILL_BATCH).await {
+            Ok(hollow) => hollow,
+            Err(error) => {
+                tracing::debug!(%slot, %error, "cannot look for versions without chunks");
+                slots.set_hollow(slot);
+                slot_pauses.lengthen(slot);
+                continue;
             }
+        };
+        if hollow.is_empty() {
+            slot_pauses.end(&slot);
+            continue;
         }
-    })
-    .await;
+        // It is looked at again until there are none.
+        slots.set_hollow(slot);
+        let before = found.len();
+        let due = |held: &Held| pauses.borrow().is_over(&held.row.attempt.blob_id);
+        found.extend(hollow.into_iter().filter(due).map(|held| (slot, held)));
+        if found.len() > before {
+            slot_pauses.end(&slot);
+        } else {
+            slot_pauses.lengthen(slot);
+        }
+    }
+    found
 }
 
 /// Gives a version its chunks.

@@ -17,7 +17,7 @@ use monoio::time::sleep;
 
 use super::cluster::Cluster;
 use super::membership;
-use crate::limits::{CHORE_PAUSE, CHORE_PAUSE_MAX, LINK_IDLE_TIME};
+use crate::limits::{CHORE_PAUSE, CHORE_PAUSE_MAX, CHORE_PAUSES, LINK_IDLE_TIME};
 use crate::shard::core::Core;
 
 /// Runs for as long as the core does.
@@ -78,7 +78,11 @@ impl<K: Eq + Hash> Pauses<K> {
     /// It failed.
     fn lengthen(&mut self, key: K) {
         let pause = self.0.get(&key).map_or(CHORE_PAUSE, |(_, pause)| (*pause * 2).min(CHORE_PAUSE_MAX));
-        self.0.insert(key, (Instant::now() + pause, pause));
+        let now = Instant::now();
+        if self.0.len() >= CHORE_PAUSES {
+            self.0.retain(|_, (until, _)| *until > now);
+        }
+        self.0.insert(key, (now + pause, pause));
     }
 
     /// It did not.

@@ -1,6 +1,6 @@
 //! Tries whose coordinator has not been heard of for a while are asked about, until they have an outcome.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{Pauses, each};
 use crate::base::clock::Timestamp;
 use crate::base::error::Result;
 use crate::base::slot::Slot;
-use crate::limits::{CHORES, SETTLE_AFTER, SETTLE_BATCH, SETTLES};
+use crate::limits::{CHORES, SETTLE_AFTER, SETTLE_BATCH, SETTLES, SETTLES_GATHERED};
 use crate::replication::settle::{Outcome, Settle};
 use crate::shard::core::Core;
 use crate::shard::peers::cluster::Cluster;
@@ -19,52 +19,51 @@ use crate::wire::peer::InDoubt;
 
 /// Settles tries of this core's slots for as long as it runs.
 pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
-    let mut pauses = Pauses::new();
+    let pauses = Rc::new(RefCell::new(Pauses::new()));
     loop {
         sleep(CHORES).await;
-        let until = Timestamp::now().minus(SETTLE_AFTER);
-        for slot in Slot::all().filter(|slot| core.owns(*slot)) {
-            if !core.node.slots.has_prepared(slot, until) || !pauses.is_over(&slot) {
-                continue;
-            }
-            match settle(&core, &cluster, slot, until).await {
-                Ok(true) => pauses.end(&slot),
-                Ok(false) => pauses.lengthen(slot),
-                Err(error) => {
-                    tracing::debug!(%slot, %error, "tries in doubt cannot be settled for now");
-                    pauses.lengthen(slot);
+        let tries = in_doubt(&core, &pauses).await;
+        let (core, cluster, pauses) = (Rc::clone(&core), Arc::clone(&cluster), Rc::clone(&pauses));
+        each(tries, SETTLES, move |(slot, path, in_doubt): (Slot, String, InDoubt)| {
+            let (core, cluster, pauses) = (Rc::clone(&core), Arc::clone(&cluster), Rc::clone(&pauses));
+            async move {
+                match settle(&core, &cluster, slot, &path, &in_doubt).await {
+                    Ok(Outcome::Committed | Outcome::Aborted) => pauses.borrow_mut().end(&slot),
+                    Ok(Outcome::Live | Outcome::Unknown) => pauses.borrow_mut().lengthen(slot),
+                    Err(error) => {
+                        tracing::debug!(%slot, %error, "a try in doubt cannot be settled for now");
+                        pauses.borrow_mut().lengthen(slot);
+                    }
                 }
             }
-        }
+        })
+        .await;
     }
 }
 
-/// Settles what a slot has in doubt; false: some of it has no outcome yet.
-async fn settle(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, until: Timestamp) -> Result<bool> {
-    let tries = core.node.readers.in_doubt(slot, until, SETTLE_BATCH).await?;
-    let all = Rc::new(Cell::new(true));
-    let failed = Rc::new(RefCell::new(None));
-    let (the_core, the_cluster, said, error) =
-        (Rc::clone(core), Arc::clone(cluster), Rc::clone(&all), Rc::clone(&failed));
-    each(tries, SETTLES, move |(path, in_doubt): (String, InDoubt)| {
-        let (core, cluster) = (Rc::clone(&the_core), Arc::clone(&the_cluster));
-        let (said, error) = (Rc::clone(&said), Rc::clone(&error));
-        async move {
-            match settle_one(&core, &cluster, slot, &path, &in_doubt).await {
-                Ok(Outcome::Committed | Outcome::Aborted) => {}
-                Ok(Outcome::Live | Outcome::Unknown) => said.set(false),
-                Err(why) => *error.borrow_mut() = Some(why),
+/// Tries that have waited for long enough, of slots in which nothing failed just now.
+async fn in_doubt(core: &Rc<Core>, pauses: &RefCell<Pauses<Slot>>) -> Vec<(Slot, String, InDoubt)> {
+    let until = Timestamp::now().minus(SETTLE_AFTER);
+    let mut found = Vec::new();
+    for slot in Slot::all().filter(|slot| core.owns(*slot)) {
+        if !core.node.slots.has_prepared(slot, until) || !pauses.borrow().is_over(&slot) {
+            continue;
+        }
+        match core.node.readers.in_doubt(slot, until, SETTLE_BATCH).await {
+            Ok(tries) => found.extend(tries.into_iter().map(|(path, in_doubt)| (slot, path, in_doubt))),
+            Err(error) => {
+                tracing::debug!(%slot, %error, "cannot look for tries in doubt");
+                pauses.borrow_mut().lengthen(slot);
             }
         }
-    })
-    .await;
-    match failed.take() {
-        Some(error) => Err(error),
-        None => Ok(all.get()),
+        if found.len() >= SETTLES_GATHERED {
+            break;
+        }
     }
+    found
 }
 
-async fn settle_one(
+async fn settle(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     slot: Slot,

@@ -93,3 +93,69 @@ fn newest(topology: &Topology, others: &[Option<&Introduction>]) -> Option<Vec<D
     }
     Some(list)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology() -> Topology {
+        Topology::new("c", vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], "a", 3, 2).unwrap()
+    }
+
+    fn said(identity: u128) -> Introduction {
+        let topology = topology();
+        let charter = Charter {
+            cluster: "c".to_owned(),
+            nodes: topology.nodes().map(|node| topology.name(node).to_owned()).collect(),
+            replicas: 3,
+            write_quorum: 2,
+            slots: 2048,
+        };
+        Introduction { charter, disks: vec![identity], members: None }
+    }
+
+    fn member(node: u8, generation: u32, identity: u128) -> Member {
+        Member { node: NodeId(node), generation, identity }
+    }
+
+    fn why(heard: &[Heard]) -> String {
+        match next(&topology(), &said(1), heard) {
+            Next::Wait(why) => why,
+            Next::Found(list) => panic!("{list:?}"),
+        }
+    }
+
+    #[test]
+    fn a_list_is_made_when_all_are_there_and_agree_that_there_is_none() {
+        let heard = [Heard::Nothing, Heard::Said(said(2)), Heard::Said(said(3))];
+        let list = vec![vec![member(0, 0, 1)], vec![member(1, 0, 2)], vec![member(2, 0, 3)]];
+        assert_eq!(next(&topology(), &said(1), &heard), Next::Found(list));
+        assert_eq!(
+            why(&[Heard::Nothing, Heard::Said(said(2)), Heard::Nothing]),
+            "waiting for 'c', which does not answer"
+        );
+        let mut other = said(3);
+        other.charter.replicas = 2;
+        let heard = [Heard::Nothing, Heard::Refused("no".to_owned()), Heard::Said(other)];
+        let why = why(&heard);
+        assert!(why.contains("'b', which refuses: no"), "{why}");
+        assert!(why.contains("'c': cluster.replicas is 3 here, but 2 on node 'c'"), "{why}");
+    }
+
+    #[test]
+    fn who_comes_later_takes_over_the_newest_of_what_others_have() {
+        let with = |list: Vec<Disks>| Heard::Said(Introduction { members: Some(list), ..said(9) });
+        let old = vec![vec![member(0, 0, 7)], vec![member(1, 0, 2)], vec![member(2, 0, 3)]];
+        let new = vec![vec![member(0, 0, 7)], vec![member(1, 1, 5)], vec![member(2, 0, 3)]];
+        let heard = [Heard::Nothing, with(old.clone()), with(new.clone())];
+        assert_eq!(next(&topology(), &said(1), &heard), Next::Found(new));
+        let heard = [Heard::Nothing, with(old.clone()), Heard::Nothing];
+        assert_eq!(next(&topology(), &said(1), &heard), Next::Found(old), "one is enough");
+        let two_disks = vec![vec![member(0, 0, 7); 2], vec![member(1, 0, 2)], vec![member(2, 0, 3)]];
+        assert!(
+            why(&[Heard::Nothing, with(two_disks), Heard::Nothing]).contains("knows 2 disks of this node")
+        );
+        let rubbish = vec![vec![member(0, 0, 7)], vec![member(0, 0, 2)]];
+        assert!(why(&[Heard::Nothing, with(rubbish), Heard::Nothing]).contains("waiting for 'c'"));
+    }
+}

@@ -35,13 +35,15 @@ pub(super) use stock::run as keep_stock;
 enum Standing {
     /// It has all it ever promised.
     Whole,
+    /// It has not, and what it once signed may still be under way: it needs a new identity.
+    Stale,
     /// It has not, and not all other nodes know.
     Lost,
     /// It has not, all other nodes know, and their rows come over.
     Admitted,
 }
 
-const STANDINGS: [Standing; 3] = [Standing::Whole, Standing::Lost, Standing::Admitted];
+const STANDINGS: [Standing; 4] = [Standing::Whole, Standing::Stale, Standing::Lost, Standing::Admitted];
 
 /// What this node has on disk of its cluster.
 pub(super) struct Membership {
@@ -50,7 +52,7 @@ pub(super) struct Membership {
     charter: Charter,
     roots: Vec<PathBuf>,
     /// Of this node's disks, by number.
-    identities: Vec<Identity>,
+    identities: Mutex<Vec<Identity>>,
     /// None while the cluster is not formed. Locked while it is written.
     record: Mutex<Option<Record>>,
     /// Of this node's disks, by number.
@@ -68,7 +70,6 @@ impl Membership {
     /// One line: what on the disks contradicts what, and what to do.
     pub(super) fn open(topology: &Topology, disks: &[Disk]) -> Result<Self, String> {
         let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
-        let identities: Vec<Identity> = disks.iter().map(|disk| disk.id().into()).collect();
         let charter = charter_of(topology);
         let record = charter::load(&roots)?;
         let name = topology.name(topology.me());
@@ -76,13 +77,17 @@ impl Membership {
             Some(record) => check(record, &charter, name, &roots)?,
             None => check_new(disks)?,
         }
+        if let Some(record) = &record {
+            renew(record, topology, disks)?;
+        }
+        let identities: Vec<Identity> = disks.iter().map(|disk| disk.id().into()).collect();
         let members = record.as_ref().map_or_else(Vec::new, |record| record.members.clone());
         let membership = Self {
             roster: Arc::new(Roster::new(topology.clone(), members)),
             charter,
             roots,
             standings: identities.iter().map(|_| AtomicU8::new(Standing::Whole as u8)).collect(),
-            identities,
+            identities: Mutex::new(identities),
             confirmed: AtomicBool::new(false),
             obstacle: Mutex::default(),
             record: Mutex::new(None),
@@ -135,7 +140,21 @@ impl Membership {
 
     /// This node's disks that stand so.
     fn disks(&self, standing: Standing) -> Vec<usize> {
-        (0..self.identities.len()).filter(|disk| self.standing(*disk) == standing).collect()
+        (0..self.standings.len()).filter(|disk| self.standing(*disk) == standing).collect()
+    }
+
+    fn identities(&self) -> Vec<Identity> {
+        self.identities.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives a disk a new identity. Blocks.
+    fn renew(&self, number: usize, disk: &Disk) -> Result<(), String> {
+        let new = disk.renew()?;
+        if let Some(known) = self.identities.lock().unwrap_or_else(PoisonError::into_inner).get_mut(number) {
+            *known = new.into();
+        }
+        self.set_standing(number, Standing::Lost);
+        Ok(())
     }
 
     /// What this node's disk is by what is on disk.
@@ -148,8 +167,8 @@ impl Membership {
     fn judge(&self, record: &Record) {
         let me = self.roster.topology().me();
         let Some(mine) = record.members.get(me.index()) else { return };
-        for (disk, (known, identity)) in mine.iter().zip(&self.identities).enumerate() {
-            let lost = known.identity != *identity || record.recovering.get(disk) == Some(&true);
+        for (disk, (known, identity)) in mine.iter().zip(self.identities()).enumerate() {
+            let lost = known.identity != identity || record.recovering.get(disk) == Some(&true);
             self.set_standing(disk, if lost { Standing::Lost } else { Standing::Whole });
         }
     }
@@ -184,7 +203,7 @@ impl Membership {
             node: topology.name(topology.me()).to_owned(),
             charter: self.charter.clone(),
             members,
-            recovering: vec![false; self.identities.len()],
+            recovering: vec![false; self.standings.len()],
         };
         self.judge(&new);
         for disk in self.disks(Standing::Lost) {
@@ -204,7 +223,7 @@ impl Membership {
     /// Of this node, for others.
     fn introduction(&self) -> Introduction {
         let members = self.roster.is_formed().then(|| Vec::clone(&self.roster.disks()));
-        Introduction { charter: self.charter.clone(), disks: self.identities.clone(), members }
+        Introduction { charter: self.charter.clone(), disks: self.identities(), members }
     }
 }
 
@@ -230,6 +249,19 @@ fn check(record: &Record, charter: &Charter, name: &str, roots: &[PathBuf]) -> R
             record.recovering.len(),
             roots.len()
         ));
+    }
+    Ok(())
+}
+
+/// An old disk that was put back beside another one of its node has signed things that must not count again. An empty one
+/// has not.
+fn renew(record: &Record, topology: &Topology, disks: &[Disk]) -> Result<(), String> {
+    let mine = record.members.get(topology.me().index()).into_iter().flatten();
+    for (disk, known) in disks.iter().zip(mine) {
+        let describe = |error: std::io::Error| format!("{}: {error}", disk.root().display());
+        if known.identity != Identity::from(disk.id()) && disk.has_slots().map_err(describe)? {
+            disk.renew()?;
+        }
     }
     Ok(())
 }
@@ -337,3 +369,6 @@ async fn admit(cluster: &Arc<Cluster>, from: NodeId, disk: usize, member: Member
         None => Answer::No("this node knows no such disk".to_owned()),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,9 @@ impl Stock {
         let lists = self.lists();
         self.learn(&lists).await;
         self.confirm(&lists);
+        for disk in self.membership().disks(Standing::Stale) {
+            self.renew(disk).await;
+        }
         for disk in self.membership().disks(Standing::Lost) {
             self.have_admitted(disk, &lists).await;
         }
@@ -143,7 +146,7 @@ impl Stock {
             let theirs = lists.iter().filter_map(|(_, list)| list.get(me.index())?.get(disk));
             if theirs.clone().any(|theirs| *theirs != mine && theirs.generation >= mine.generation) {
                 tracing::warn!(disk, "other nodes know another disk here: its slots recover from them");
-                membership.set_standing(disk, Standing::Lost);
+                membership.set_standing(disk, Standing::Stale);
                 for slot in membership.mine().filter(|slot| slots.disk(*slot) == disk) {
                     slots.set_recovering(slot, true);
                 }
@@ -157,15 +160,24 @@ impl Stock {
         }
     }
 
+    /// Gives an old disk that was put back a new identity: what it signed before must not count again.
+    async fn renew(&self, number: usize) {
+        let Some(disk) = self.core.node.disks.get(number).map(Arc::clone) else { return };
+        let cluster = Arc::clone(&self.cluster);
+        let renewed = on_storage_thread(move || Ok(cluster.membership.renew(number, &disk))).await;
+        if let Err(error) = renewed.unwrap_or_else(|error| Err(error.to_string())) {
+            tracing::error!(%error, "a disk cannot be given a new identity");
+        }
+    }
+
     /// Has a disk that has lost its memory recorded everywhere: here first, so that no vote of the old one counts here either.
     async fn have_admitted(&self, disk: usize, lists: &[(NodeId, Vec<Disks>)]) {
         let (membership, me) = (self.membership(), self.cluster.topology().me());
         if lists.len() < self.cluster.topology().others().count() {
             return;
         }
-        let (Some(known), Some(identity)) = (membership.member(disk), membership.identities.get(disk)) else {
-            return;
-        };
+        let identity = membership.identities().get(disk).copied();
+        let (Some(known), Some(identity)) = (membership.member(disk), identity) else { return };
         let theirs = lists.iter().filter_map(|(_, list)| list.get(me.index())?.get(disk).copied());
         let all: Vec<Member> = theirs.chain([known]).collect();
         let highest = all.iter().map(|member| member.generation).max().unwrap_or_default();
@@ -173,9 +185,9 @@ impl Stock {
         let begun = all
             .iter()
             .filter(|member| member.generation == highest)
-            .all(|member| member.identity == *identity && highest > 0);
+            .all(|member| member.identity == identity && highest > 0);
         let generation = if begun { highest } else { highest + 1 };
-        let member = Member { node: me, generation, identity: *identity };
+        let member = Member { node: me, generation, identity };
         let recorded = change(&self.cluster, move |record| {
             let (Some(known), Some(mark)) =
                 (record.members[me.index()].get_mut(disk), record.recovering.get_mut(disk))
@@ -241,7 +253,8 @@ impl Stock {
         if !membership.confirmed.load(Ordering::Acquire) && topology.replica_count() > 1 {
             troubles.push("no other node of the cluster has answered since the start".to_owned());
         }
-        for disk in membership.disks(Standing::Lost) {
+        let lost = [membership.disks(Standing::Stale), membership.disks(Standing::Lost)].concat();
+        for disk in lost {
             troubles.push(format!(
                 "recovering: disk {} has lost what it had, and waits for all other nodes to record that",
                 membership.roots[disk].display()
@@ -259,27 +272,6 @@ impl Stock {
             }
             troubles.push(trouble);
         }
-        troubles.extend(self.without_quorum());
         troubles
-    }
-
-    /// Whether writes to some slots cannot reach a quorum, for all that is known.
-    fn without_quorum(&self) -> Option<String> {
-        let topology = self.cluster.topology();
-        let away: Vec<&str> = topology
-            .others()
-            .filter(|node| !self.cluster.is_reachable(*node))
-            .map(|node| topology.name(node))
-            .collect();
-        if away.is_empty() {
-            return None;
-        }
-        let can_write = |slot: &Slot| {
-            let replicas = topology.replicas(*slot).iter();
-            replicas.filter(|node| self.cluster.is_reachable(**node)).count() >= topology.write_quorum()
-        };
-        let lacking = Slot::all().filter(|slot| !can_write(slot)).count();
-        (lacking > 0)
-            .then(|| format!("{lacking} slots have no write quorum: no answer from {}", away.join(", ")))
     }
 }
