@@ -167,7 +167,7 @@ impl Connection {
         loop {
             let parsed = match self.plane {
                 Plane::Public => head::parse(self.inbox()),
-                Plane::Peer => head::parse_of_peer(self.inbox()),
+                Plane::Peer(_) => head::parse_of_peer(self.inbox()),
             };
             match parsed {
                 Ok(Parsed::Complete { head, len }) => {
