@@ -31,7 +31,7 @@ pub const LINK_IDLE_TIME: Duration = Duration::from_secs(30);
 pub const HOPS_MAX: u32 = 2;
 /// Time that another node has to answer a request that was passed on to it, and for each further piece of the answer.
 pub const FORWARD_TIME: Duration = Duration::from_secs(30);
-/// Time it has for a read while there is another node to ask.
+/// Time it has until it answers a read, or asks for a body, while there is another node to ask.
 pub const FORWARD_READ_TIME: Duration = Duration::from_secs(6);
 /// Body of an answer that is taken whole before it is passed on.
 pub const FORWARD_SMALL: u64 = 16 << 10;
@@ -123,6 +123,12 @@ pub const REQUEST_LINE_MAX: usize = 8 << 10;
 pub const HEADERS_MAX: usize = 32 << 10;
 /// Header fields.
 pub const HEADER_FIELDS_MAX: usize = 100;
+/// What a node may add to the request line of a client's request that it passes on.
+pub const PEER_LINE_ADDS: usize = 64;
+/// What it may add to the header section: the names of the cluster and of two nodes, and some numbers.
+pub const PEER_HEADERS_ADDS: usize = 1 << 10;
+/// Fields that it may add to a request, and to what was stored with a blob in its answer.
+pub const PEER_FIELDS_ADDS: usize = 24;
 /// Stored fields of a blob (`Content-Type`, `x-amber-meta-*`, ...), names and values together.
 pub const STORED_HEADERS_MAX: usize = 16 << 10;
 /// A chunk-size line of a chunked body, its extensions included.

@@ -25,13 +25,13 @@ use crate::io::bulk::memory::Gather;
 use crate::io::bulk::socket::Socket;
 use crate::io::send::{self, Sender};
 use crate::limits::{
-    BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, REQUEST_LINE_MAX,
-    SEND_STALL, SEND_TIME, SKIP_BODY_MAX,
+    BUFFER_MIN, DRAIN_MAX, DRAIN_TIME, HEAD_TIME, HEADERS_MAX, IDLE_TIME, INBOX_MIN, PEER_HEADERS_ADDS,
+    PEER_LINE_ADDS, REQUEST_LINE_MAX, SEND_STALL, SEND_TIME, SKIP_BODY_MAX,
 };
 use crate::wire::head::{self, Head, Method, Parsed, Target};
 use crate::wire::response::{ResponseHead, error_body};
 
-const INBOX_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + INBOX_MIN;
+const INBOX_MAX: usize = REQUEST_LINE_MAX + HEADERS_MAX + INBOX_MIN + PEER_LINE_ADDS + PEER_HEADERS_ADDS;
 
 /// Who a connection is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +165,11 @@ impl Connection {
         }
         let deadline = Instant::now() + HEAD_TIME;
         loop {
-            match head::parse(self.inbox()) {
+            let parsed = match self.plane {
+                Plane::Public => head::parse(self.inbox()),
+                Plane::Peer(_) => head::parse_of_peer(self.inbox()),
+            };
+            match parsed {
                 Ok(Parsed::Complete { head, len }) => {
                     self.consume(len);
                     return Begun::Head(Box::new(head));

@@ -51,6 +51,8 @@ pub struct Core {
     pub(super) files: OpenFiles,
     /// What listings may hold.
     pub(super) pages: Budget,
+    /// What may be held of those that other nodes ask for. Apart, since whoever lists waits for other nodes' pages.
+    pub(super) peer_pages: Budget,
     /// Connections that wait for a request, or for the rest of its head.
     pub(super) waiting: RefCell<HashSet<RawFd>>,
     /// Connections to other nodes.
@@ -86,6 +88,7 @@ impl Core {
             blocks: Budget::new(BLOCKS_HELD),
             files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks)),
             pages: Budget::new(PAGES_HELD),
+            peer_pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
             idle: Idle::new(node.cluster.as_ref().map_or(0, |cluster| cluster.topology().nodes().count())),
             requests: Cell::new(0),

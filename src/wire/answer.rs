@@ -3,7 +3,7 @@
 use super::framing::Framing;
 use super::headers::{self, Headers};
 use crate::base::error::{Code, Error, Result};
-use crate::limits::{HEADER_FIELDS_MAX, HEADERS_MAX};
+use crate::limits::{HEADER_FIELDS_MAX, HEADERS_MAX, PEER_FIELDS_ADDS};
 
 /// A response without its body.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct AnswerHead {
 /// `BadRequest`; the connection cannot be used any more.
 pub fn parse(bytes: &[u8]) -> Result<Option<(AnswerHead, usize)>> {
     let refused = |what: &str| Err(Error::new(Code::BadRequest, format!("a peer's response {what}")));
-    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
+    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX + PEER_FIELDS_ADDS];
     let mut response = httparse::Response::new(&mut fields);
     let len = match response.parse(bytes) {
         Ok(httparse::Status::Complete(len)) => len,

@@ -10,7 +10,7 @@ pub use super::headers::Headers;
 pub use super::target::Target;
 use super::{headers, scan, target};
 use crate::base::error::{Code, Error, Result};
-use crate::limits::HEADER_FIELDS_MAX;
+use crate::limits::{HEADER_FIELDS_MAX, PEER_FIELDS_ADDS};
 
 /// The methods of RFC 9110 and PATCH; any other is refused as `NotImplemented`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,11 +84,23 @@ pub enum Parsed {
 /// `UriTooLong`, `HeadersTooLarge`, `BadRequest`, `NotImplemented`, `ExpectationFailed`; the first two, and
 /// line ends and control characters, before the head is complete.
 pub fn parse(buf: &[u8]) -> Result<Parsed> {
-    let Some(extent) = scan::extent(buf)? else {
+    parse_within(buf, scan::CLIENT)
+}
+
+/// The same of what another node sends, which may be larger by what it adds to a client's head.
+///
+/// # Errors
+/// As above.
+pub fn parse_of_peer(buf: &[u8]) -> Result<Parsed> {
+    parse_within(buf, scan::PEER)
+}
+
+fn parse_within(buf: &[u8], bounds: scan::Bounds) -> Result<Parsed> {
+    let Some(extent) = scan::extent(buf, bounds)? else {
         return Ok(Parsed::Partial);
     };
     let len = extent.end;
-    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX];
+    let mut fields = [httparse::EMPTY_HEADER; HEADER_FIELDS_MAX + PEER_FIELDS_ADDS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(&buf[extent.clone()]) {
         Ok(httparse::Status::Complete(parsed)) if parsed == extent.len() => {}

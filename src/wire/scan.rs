@@ -10,21 +10,41 @@ use std::ops::Range;
 
 use super::headers::is_value_byte;
 use crate::base::error::{Code, Error, Result};
-use crate::limits::{HEADER_FIELDS_MAX, HEADERS_MAX, REQUEST_LINE_MAX};
+use crate::limits::{
+    HEADER_FIELDS_MAX, HEADERS_MAX, PEER_FIELDS_ADDS, PEER_HEADERS_ADDS, PEER_LINE_ADDS, REQUEST_LINE_MAX,
+};
 
 /// Empty lines skipped before a request line (RFC 9112 section 2.2).
 const EMPTY_LINES_MAX: usize = 2;
 
+/// How large a head may be.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    line: usize,
+    section: usize,
+    fields: usize,
+}
+
+/// From a client.
+pub(super) const CLIENT: Bounds =
+    Bounds { line: REQUEST_LINE_MAX, section: HEADERS_MAX, fields: HEADER_FIELDS_MAX };
+/// From another node: what a client may send to it, and what it adds.
+pub(super) const PEER: Bounds = Bounds {
+    line: REQUEST_LINE_MAX + PEER_LINE_ADDS,
+    section: HEADERS_MAX + PEER_HEADERS_ADDS,
+    fields: HEADER_FIELDS_MAX + PEER_FIELDS_ADDS,
+};
+
 /// The head in the buffer, from its request line to its empty line with the CRLF; `None` until it is
 /// complete.
-pub(super) fn extent(buf: &[u8]) -> Result<Option<Range<usize>>> {
+pub(super) fn extent(buf: &[u8], bounds: Bounds) -> Result<Option<Range<usize>>> {
     let mut start = 0;
     for _ in 0..EMPTY_LINES_MAX {
         if buf[start..].starts_with(b"\r\n") {
             start += 2;
         }
     }
-    let request_line = match line(&buf[start..], REQUEST_LINE_MAX, |b| (b' '..0x7f).contains(&b))? {
+    let request_line = match line(&buf[start..], bounds.line, |b| (b' '..0x7f).contains(&b))? {
         Line::Waiting => return Ok(None),
         Line::Over => return Err(Error::new(Code::UriTooLong, "the request line is longer than 8 KiB")),
         Line::Ended(0) => {
@@ -36,7 +56,7 @@ pub(super) fn extent(buf: &[u8]) -> Result<Option<Range<usize>>> {
     let mut at = section;
     let mut fields = 0;
     loop {
-        let room = if fields < HEADER_FIELDS_MAX { HEADERS_MAX.saturating_sub(at - section + 2) } else { 0 };
+        let room = if fields < bounds.fields { bounds.section.saturating_sub(at - section + 2) } else { 0 };
         match line(&buf[at..], room, is_value_byte)? {
             Line::Waiting => return Ok(None),
             Line::Over => {
@@ -90,6 +110,10 @@ fn find_newline(buf: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn extent(buf: &[u8]) -> Result<Option<Range<usize>>> {
+        super::extent(buf, CLIENT)
+    }
 
     fn fields(count: usize) -> Vec<u8> {
         [&b"GET / HTTP/1.1\r\n"[..], &b"a: b\r\n".repeat(count)].concat()
@@ -160,5 +184,14 @@ mod tests {
         assert_eq!(code(&[&fields(HEADER_FIELDS_MAX), b"\r"]), Ok(None));
         assert_eq!(code(&[&fields(HEADER_FIELDS_MAX), b"a"]), Err(Code::HeadersTooLarge));
         assert_eq!(code(&[&fields(HEADER_FIELDS_MAX + 1)]), Err(Code::HeadersTooLarge));
+    }
+
+    #[test]
+    fn another_node_may_add_to_what_a_client_may_send() {
+        let whole = [fields(HEADER_FIELDS_MAX + PEER_FIELDS_ADDS), b"\r\n".to_vec()].concat();
+        assert!(super::extent(&whole, PEER).unwrap().is_some());
+        assert_eq!(super::extent(&whole, CLIENT).unwrap_err().code, Code::HeadersTooLarge);
+        let line = [&vec![b'x'; REQUEST_LINE_MAX + PEER_LINE_ADDS][..], b"\r\n\r\n"].concat();
+        assert!(super::extent(&line, PEER).unwrap().is_some());
     }
 }

@@ -252,7 +252,8 @@ impl Passage<'_> {
     ) -> Result<Outcome, Trouble> {
         let unused = if self.kind == Kind::Change { Trouble::Unknown } else { Trouble::Unused };
         link.connection.send(self.request(node)).await.map_err(unused)?;
-        let patience = if self.kind == Kind::Read && !is_last { FORWARD_READ_TIME } else { FORWARD_TIME };
+        let may_ask_another = self.kind != Kind::Change && !is_last;
+        let patience = if may_ask_another { FORWARD_READ_TIME } else { FORWARD_TIME };
         let answered = async {
             loop {
                 let answer = link.answer().await?;
@@ -272,7 +273,7 @@ impl Passage<'_> {
             whole = matches!(sent, Sent::Whole);
             answer = Self::outcome(&mut link, sent).await?;
         }
-        let unavailable = answer.status == 503 && !is_last && !was_asked && self.kind != Kind::Change;
+        let unavailable = answer.status == 503 && may_ask_another && !was_asked;
         match self.reply(link, node, answer, whole).await? {
             Ok(reply) if unavailable => Ok(Outcome::Unavailable(reply)),
             Ok(reply) => Ok(Outcome::Answered(reply)),

@@ -92,12 +92,12 @@ async fn gather(core: &Rc<Core>, cluster: &Arc<Cluster>, listing: &Listing) -> R
     while !coverage.is_enough() {
         let Ok(Ok((node, answer))) = timeout(left(deadline), answers.recv()).await else { break };
         match answer.map(into_page) {
-            Some(Ok((page, unsure))) => {
+            Ok(Ok((page, unsure))) => {
                 coverage.add(node, &unsure);
                 pages.push(page);
             }
-            Some(Err(error)) => troubles.push(format!("node '{}': {}", topology.name(node), error.message)),
-            None => troubles.push(format!("node '{}' does not answer", topology.name(node))),
+            Ok(Err(error)) => troubles.push(format!("node '{}': {}", topology.name(node), error.message)),
+            Err(error) => troubles.push(format!("node '{}' does not answer: {error}", topology.name(node))),
         }
     }
     if coverage.is_enough() {
@@ -140,7 +140,9 @@ pub(in crate::shard) async fn answer(core: &Rc<Core>, cluster: &Arc<Cluster>, as
         merged: true,
         bytes: bytes_of(limit),
     };
-    let share = room_for_page(core, limit).await?;
+    let Ok(share) = timeout(READ_TIME, core.peer_pages.take(limit * ENTRY_SIZE)).await else {
+        return refuse(Code::SlotUnavailable, "too many listings are being sent on this core");
+    };
     let listed = match own(core, cluster, &listing).await {
         Ok((page, unsure)) => Listed::Lines { lines: page.into_lines(), unsure },
         Err(error) => Listed::No(error.message.into_owned()),

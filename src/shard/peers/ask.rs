@@ -55,14 +55,18 @@ pub(super) async fn ask_cluster(
 }
 
 /// Asks a node for a stretch of a listing.
+///
+/// # Errors
+/// Why there is no answer.
 pub(in crate::shard) async fn ask_list(
     core: &Rc<Core>,
     to: NodeId,
     ask: &Ask,
     time: Duration,
-) -> Option<Listed> {
-    let answer = exchange(core, to, LIST, encode(ask).ok()?, time).await.ok()?;
-    decode(&answer).inspect_err(|error| tracing::warn!(node = to.0, %error, "a node answered rubbish")).ok()
+) -> io::Result<Listed> {
+    let ask = encode(ask).map_err(|error| io::Error::other(error.message))?;
+    let answer = exchange(core, to, LIST, ask, time).await?;
+    decode(&answer).map_err(|error| io::Error::other(error.message))
 }
 
 /// Sends `body` and receives what is answered; a node that is slow to answer is noted as one that does not.
