@@ -218,7 +218,7 @@ fn without_a_registry_the_nodes_ask_each_other() {
         std::fs::create_dir(home.path().join(name)).unwrap();
     }
     let builder = |name: &str| {
-        Server::builder().cores(1).config(&config).arg("--node").arg(name).as_configured().wait_ready(false)
+        Server::builder().cores(1).config(&config).arg("--node").arg(name).by_config().wait_ready(false)
     };
     let mut servers: Vec<Server> = names.iter().map(|name| builder(name).start()).collect();
     wait_all_alive(&servers, &names);
