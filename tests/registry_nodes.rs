@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use registry::nodes::SOON;
 use registry::store::free_port;
-use registry::{BOTH, Cluster, Store, alive, node_of, nodes, wait_alive, wait_all_alive, wait_ready};
+use registry::{BOTH, Cluster, Kind, Store, alive, node_of, nodes, wait_alive, wait_all_alive, wait_ready};
 use support::{Server, bytes, poll_until, process, slot_dir, slot_of, wait_until};
 
 /// What `server` says of the replica of a slot on a node.
@@ -165,16 +165,39 @@ fn a_slot_out_of_service_is_known_to_all() {
         wait_until(SOON, "node-1 to know of the failed slot", || {
             replica(&servers[0], slot, "node-2")["state"] == "failed"
         });
-        let node = node_of(&servers[0], "node-2");
-        assert_eq!(
-            (&node["health"]["failed"], &node["health"]["healthy"]),
-            (&1.into(), &2047.into()),
-            "{node}"
-        );
-        assert_eq!(node["health"]["failed_slots"], slot.to_string());
+        wait_until(SOON, "the other slots to be in order", || {
+            let health = &node_of(&servers[0], "node-2")["health"];
+            (&health["failed"], &health["healthy"]) == (&1.into(), &2047.into())
+        });
+        assert_eq!(node_of(&servers[0], "node-2")["health"]["failed_slots"], slot.to_string());
         assert_eq!(replica(&servers[0], (slot + 1) % 2048, "node-2")["state"], "healthy");
         assert_eq!(replica(&servers[1], slot, "node-1")["state"], "healthy");
     }
+}
+
+#[test]
+fn a_replica_that_recovers_is_known_to_all() {
+    let store = Store::start(Kind::Redis);
+    let cluster = Cluster::by(&store, "2s");
+    let mut servers = cluster.start();
+    servers[0].put("kept", &bytes(1, 1000)).expect_status(201);
+    let slot = slot_of("kept");
+    // A new disk counts only once every other node knows of it, and one of them is away.
+    servers[2].kill9();
+    servers[1].kill9();
+    std::fs::remove_dir_all(servers[1].data()).unwrap();
+    servers[1].start_again();
+    wait_until(SOON, "node-1 to know that node-2 recovers", || {
+        replica(&servers[0], slot, "node-2")["state"] == "recovering"
+    });
+    assert_eq!(replica(&servers[1], slot, "node-2")["state"], "recovering");
+    servers[2].start_again();
+    for server in &servers {
+        wait_until(SOON, "node-2 to have recovered", || {
+            replica(server, slot, "node-2")["state"] == "healthy"
+        });
+    }
+    assert!(servers[1].get("kept").expect_status(200).body == bytes(1, 1000));
 }
 
 #[test]
@@ -195,7 +218,7 @@ fn without_a_registry_the_nodes_ask_each_other() {
         std::fs::create_dir(home.path().join(name)).unwrap();
     }
     let builder = |name: &str| {
-        Server::builder().cores(1).config(&config).arg("--node").arg(name).as_configured().wait_ready(false)
+        Server::builder().cores(1).config(&config).arg("--node").arg(name).by_config().wait_ready(false)
     };
     let mut servers: Vec<Server> = names.iter().map(|name| builder(name).start()).collect();
     wait_all_alive(&servers, &names);

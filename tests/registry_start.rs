@@ -93,7 +93,7 @@ fn known(registry: &str) -> [Server; 2] {
         ));
     }
     names.map(|name| {
-        let builder = Server::builder().cores(1).config(&config).arg("--node").arg(name).as_configured();
+        let builder = Server::builder().cores(1).config(&config).arg("--node").arg(name).by_config();
         builder.wait_ready(false).start()
     })
 }

@@ -10,9 +10,10 @@ use crate::shard::node::Node;
 /// Of this node's replica of a slot.
 pub(super) fn state(node: &Node, slot: Slot) -> ReplicaState {
     match node.slots.state(slot) {
-        State::Ready | State::Unborn => ReplicaState::Healthy,
-        State::Unchecked => ReplicaState::Recovering,
         State::Failed => ReplicaState::Failed,
+        State::Unchecked => ReplicaState::Recovering,
+        State::Ready | State::Unborn if node.slots.is_recovering(slot) => ReplicaState::Recovering,
+        State::Ready | State::Unborn => ReplicaState::Healthy,
     }
 }
 

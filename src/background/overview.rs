@@ -13,6 +13,7 @@ use crate::meta::slots::State;
 use crate::metrics::Metrics;
 use crate::registry::directory::{Directory, Peer};
 use crate::registry::driver::Member;
+use crate::registry::record::ReplicaState;
 use crate::registry::settings::Backend;
 use crate::shard::node::Node;
 
@@ -125,8 +126,9 @@ impl Overview {
         if topology.is_none_or(|topology| topology.is_mine(slot)) {
             let (slots, state) = (&self.node.slots, self.node.slots.state(slot));
             described["disk"] = json!(self.node.disk(slot).root());
-            described["state"] =
-                json!(if state == State::Unborn { "empty" } else { health::state(&self.node, slot).name() });
+            let replica = health::state(&self.node, slot);
+            let empty = state == State::Unborn && replica == ReplicaState::Healthy;
+            described["state"] = json!(if empty { "empty" } else { replica.name() });
             described["reason"] = json!((state == State::Failed).then(|| slots.reason(slot)));
         }
         if let Some(topology) = topology {

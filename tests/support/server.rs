@@ -72,7 +72,7 @@ impl Builder {
     }
 
     /// Listeners and disks are what the configuration says.
-    pub fn as_configured(mut self) -> Self {
+    pub fn by_config(mut self) -> Self {
         self.as_configured = true;
         self
     }
