@@ -5,6 +5,8 @@
 //! outcome is unknown, and the replicas settle it among themselves.
 
 use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, Step, Time};
+#[cfg(test)]
+use super::mistake::{Mistake, is_planted};
 use crate::limits::{ASK_TIME, COMMIT_TIME, PREPARE_TIME};
 use crate::wire::peer::{InDoubt, No, Proposal, Reply, Request, Standing};
 
@@ -136,6 +138,10 @@ impl Try {
                     }
                     _ => {}
                 }
+                #[cfg(test)]
+                if is_planted(Mistake::NoCountsAsRefusal) {
+                    self.refusals.insert(from, self.group.identity_of(from).unwrap_or_default());
+                }
                 self.reasons.push(no);
             }
             _ => {}
@@ -162,6 +168,10 @@ impl Try {
     }
 
     fn withdraw(&mut self, now: Time) -> Step<Outcome> {
+        #[cfg(test)]
+        if is_planted(Mistake::NextVersionWithoutRefusals) {
+            return self.aborted();
+        }
         let (path, attempt) = (self.proposal.row.path.clone(), self.proposal.row.attempt);
         let to = self.group.all().without(self.yes.nodes()).without(self.refusals.nodes());
         let (round, sends) =
@@ -300,6 +310,11 @@ impl Machine for Try {
                 }
                 self.phase = Phase::Committing(*round);
                 self.done(from, reply);
+                #[cfg(test)]
+                if is_planted(Mistake::CommitBelowQuorum) && !self.committed.is_empty() {
+                    self.phase = Phase::Over;
+                    return Step::outcome(Outcome::Committed(self.conditional.clone()));
+                }
                 if self.committed.len() >= self.group.write_quorum {
                     self.phase = Phase::Over;
                     return Step::outcome(Outcome::Committed(self.conditional.clone()));

@@ -104,6 +104,11 @@ impl Group {
         self.members.iter().any(|member| (member.node, member.identity) == *signed)
     }
 
+    /// The identity of a replica.
+    pub fn identity_of(&self, node: NodeId) -> Option<Identity> {
+        self.members.iter().find(|member| member.node == node).map(|member| member.identity)
+    }
+
     /// Takes over what another node knows of replaced disks; whether that was news.
     pub fn learn(&mut self, members: &[Member]) -> bool {
         let mut news = false;

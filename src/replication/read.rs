@@ -4,6 +4,8 @@
 //! A tombstone seen once counts, and so does a version. A miss is one only after a quorum said so.
 
 use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Step, Time};
+#[cfg(test)]
+use super::mistake::{Mistake, is_planted};
 use crate::base::topology::NodeId;
 use crate::limits::{COMMIT_TIME, READ_TIME};
 use crate::wire::peer::{Held, InDoubt, Query, Reply, Request};
@@ -93,6 +95,10 @@ impl Read {
             known.in_doubt.extend(answer.in_doubt.iter().cloned());
             known.complete &= answer.complete;
             for held in &answer.held {
+                #[cfg(test)]
+                if is_planted(Mistake::TombstonesLeftOutOfReads) && held.tombstoned_at.is_some() {
+                    continue;
+                }
                 match known.held.iter_mut().find(|other| other.row.version == held.row.version) {
                     Some(other) => {
                         other.hollow &= held.hollow;
