@@ -4,17 +4,19 @@
 //! durable refusals of so many replicas that a decision has become impossible. Where neither can be brought about in time, the
 //! outcome is unknown, and the replicas settle it among themselves.
 
+use super::dues::Dues;
 use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, Step, Time};
 #[cfg(test)]
 use super::mistake::{Mistake, is_planted};
+use crate::base::topology::NodeId;
 use crate::limits::{ASK_TIME, COMMIT_TIME, PREPARE_TIME};
-use crate::wire::peer::{InDoubt, No, Proposal, Reply, Request, Standing};
+use crate::wire::peer::{Held, Member, No, Proposal, Proven, Reply, Request, Standing};
 
 /// What a try comes to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It is a version, on disk at a write quorum. These conditional tries must be settled before anyone is told.
-    Committed(Vec<InDoubt>),
+    /// It is a version, on disk at a write quorum. This is owed before anyone is told.
+    Committed(Dues),
     /// It never was one and never will be.
     Aborted(Vec<No>),
     /// It may become one.
@@ -52,8 +54,10 @@ pub struct Try {
     yes: Signatures,
     refusals: Signatures,
     reasons: Vec<No>,
-    committed: NodeSet,
-    conditional: Vec<InDoubt>,
+    committed: Signatures,
+    /// As it was committed, where another has done that.
+    held: Option<Held>,
+    dues: Dues,
 }
 
 impl Try {
@@ -76,8 +80,9 @@ impl Try {
             yes: Signatures::default(),
             refusals: Signatures::default(),
             reasons: Vec::new(),
-            committed: NodeSet::default(),
-            conditional: Vec::new(),
+            committed: Signatures::default(),
+            held: None,
+            dues: Dues::default(),
         }
     }
 
@@ -123,16 +128,25 @@ impl Try {
         self.yes.current(&self.group) >= self.group.write_quorum
     }
 
-    fn vote(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) {
+    /// Whether there is nothing left to decide.
+    fn is_settled(&self) -> bool {
+        self.is_decided() || self.committed.current(&self.group) > 0
+    }
+
+    fn vote(&mut self, from: NodeId, reply: Option<Reply>) {
         match reply {
-            Some(Reply::Yes { identity, conditional }) => {
+            Some(Reply::Yes { identity, conditional, newer }) => {
                 self.yes.insert(from, identity);
-                self.note(conditional);
+                let mine = Some(self.proposal.row.attempt);
+                self.dues.note(mine, (from, identity), conditional, newer);
             }
             Some(Reply::No(no)) => {
                 match &no {
                     No::Refused(identity) => self.refusals.insert(from, *identity),
-                    No::Committed(_) => self.committed.insert(from),
+                    No::Committed(identity, held) => {
+                        self.committed.insert(from, *identity);
+                        self.held = Some((**held).clone());
+                    }
                     No::Fenced(members) => {
                         self.group.learn(members);
                     }
@@ -148,21 +162,23 @@ impl Try {
         }
     }
 
-    fn note(&mut self, conditional: Vec<InDoubt>) {
-        let mine = self.proposal.row.attempt;
-        for other in conditional {
-            if other.attempt != mine && !self.conditional.contains(&other) {
-                self.conditional.push(other);
+    /// What makes it visible: the votes, or, where another has committed it, that.
+    fn commit_request(&self) -> Request {
+        let row = self.proposal.row.clone();
+        match &self.held {
+            Some(held) if !self.is_decided() => {
+                let held = Held { hollow: false, ..held.clone() };
+                let versions = vec![Proven { held, on: self.committed.all() }];
+                Request::Finish { path: row.path, versions }
             }
+            _ => Request::Commit { row, votes: self.yes.all() },
         }
     }
 
     /// Decided: everyone who has voted, or will not, is told; those whose vote is under way when it comes.
     fn commit(&mut self, now: Time) -> Step<Outcome> {
-        let to = self.group.all().without(self.voting);
-        let (row, votes) = (self.proposal.row.clone(), self.yes.all());
-        let (round, sends) =
-            self.begin(now, to, COMMIT_TIME, || Request::Commit { row: row.clone(), votes: votes.clone() });
+        let (to, request) = (self.group.all().without(self.voting), self.commit_request());
+        let (round, sends) = self.begin(now, to, COMMIT_TIME, || request.clone());
         self.phase = Phase::Committing(round);
         Step::sends(sends)
     }
@@ -184,7 +200,7 @@ impl Try {
 
     /// Goes on once the standings say what became of the try.
     fn judge_withdrawal(&mut self, now: Time, round: Round) -> Step<Outcome> {
-        if self.is_decided() || !self.committed.is_empty() {
+        if self.is_settled() {
             self.voting = NodeSet::default();
             return self.commit(now);
         }
@@ -220,7 +236,7 @@ impl Try {
 
     /// After a vote, or the end of waiting for votes.
     fn judge_votes(&mut self, now: Time, round: Round) -> Step<Outcome> {
-        if self.is_decided() || !self.committed.is_empty() {
+        if self.is_settled() {
             return self.commit(now);
         }
         let possible = self.yes.current(&self.group) + round.waiting().len();
@@ -231,18 +247,19 @@ impl Try {
     }
 
     /// A vote that was under way when the others decided: its commit.
-    fn late_vote(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) -> Step<Outcome> {
+    fn late_vote(&mut self, from: NodeId, reply: Option<Reply>) -> Step<Outcome> {
         self.vote(from, reply);
-        let request = Request::Commit { row: self.proposal.row.clone(), votes: self.yes.all() };
+        let request = self.commit_request();
         Step::sends(vec![Send { to: from, round: self.rounds, request }])
     }
 
-    fn done(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) {
+    fn done(&mut self, from: NodeId, reply: Option<Reply>) {
         match reply {
-            Some(Reply::Done { counts, conditional }) => {
-                self.note(conditional);
+            Some(Reply::Done { identity, counts, conditional, newer }) => {
+                let mine = Some(self.proposal.row.attempt);
+                self.dues.note(mine, (from, identity), conditional, newer);
                 if counts {
-                    self.committed.insert(from);
+                    self.committed.insert(from, identity);
                 }
             }
             Some(Reply::Fenced(members)) => {
@@ -256,7 +273,8 @@ impl Try {
 impl Machine for Try {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
+    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
+        self.group.learn(members);
         let (mut phase, event) = (self.phase.clone(), event);
         match (&mut phase, event) {
             (Phase::New, _) => self.prepare(now),
@@ -284,7 +302,10 @@ impl Machine for Try {
                 self.phase = Phase::Withdrawing(*round);
                 if let Some(Reply::Standing(standing)) = reply {
                     match standing {
-                        Standing::Committed(_) => self.committed.insert(from),
+                        Standing::Committed(identity, held) => {
+                            self.committed.insert(from, identity);
+                            self.held = Some(*held);
+                        }
                         Standing::Prepared(identity, _) => self.yes.insert(from, identity),
                         Standing::Refused(identity) => self.refusals.insert(from, identity),
                         Standing::Live | Standing::Unknown => {}
@@ -311,13 +332,13 @@ impl Machine for Try {
                 self.phase = Phase::Committing(*round);
                 self.done(from, reply);
                 #[cfg(test)]
-                if is_planted(Mistake::CommitBelowQuorum) && !self.committed.is_empty() {
+                if is_planted(Mistake::CommitBelowQuorum) && self.committed.current(&self.group) > 0 {
                     self.phase = Phase::Over;
-                    return Step::outcome(Outcome::Committed(self.conditional.clone()));
+                    return Step::outcome(Outcome::Committed(self.dues.clone()));
                 }
-                if self.committed.len() >= self.group.write_quorum {
+                if self.committed.current(&self.group) >= self.group.write_quorum {
                     self.phase = Phase::Over;
-                    return Step::outcome(Outcome::Committed(self.conditional.clone()));
+                    return Step::outcome(Outcome::Committed(self.dues.clone()));
                 }
                 Step::none()
             }
@@ -326,7 +347,7 @@ impl Machine for Try {
                 Step::outcome(Outcome::Unknown)
             }
             (Phase::Over, Event::Reply { from, reply, .. })
-                if self.voting.remove(from) && self.is_decided() =>
+                if self.voting.remove(from) && self.is_settled() =>
             {
                 self.late_vote(from, reply)
             }

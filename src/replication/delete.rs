@@ -1,14 +1,15 @@
 //! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then settle the conditional tries
 //! that were judged without the tombstone, then answer. Tombstones only grow, so nothing ever has to be taken back.
 
-use super::machine::{Event, Group, Machine, NodeSet, Round, Step, Time};
+use super::dues::Dues;
+use super::machine::{Event, Group, Machine, Round, Signatures, Step, Time};
 use super::put::check;
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
 use crate::base::clock::Timestamp;
 use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, RETRY_PAUSE, WRITE_TIME};
 use crate::wire::condition::Conditions;
-use crate::wire::peer::{Held, InDoubt, Query, Reply, Request};
+use crate::wire::peer::{Held, InDoubt, Member, Proven, Query, Reply, Request};
 
 /// Which versions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,9 +47,9 @@ enum Stage {
     Reading(Read),
     /// What the choice hinges on is settled.
     Clearing(Settle, Vec<InDoubt>),
-    Burying(Round, NodeSet),
-    Concluding(Settle, Vec<InDoubt>),
-    Waiting(Time, Vec<InDoubt>),
+    Burying(Round, Signatures),
+    Concluding(Settle, Dues),
+    Waiting(Time, Dues),
     Over,
 }
 
@@ -68,7 +69,7 @@ pub struct Delete {
     /// Live versions that were passed over.
     kept: u64,
     highest: Option<u64>,
-    conditional: Vec<InDoubt>,
+    dues: Dues,
     more: bool,
 }
 
@@ -87,7 +88,7 @@ impl Delete {
             below: NUMBER_MAX + 1,
             kept: 0,
             highest: None,
-            conditional: Vec::new(),
+            dues: Dues::default(),
             more: false,
         }
     }
@@ -114,9 +115,13 @@ impl Delete {
     }
 
     fn choose(&mut self, now: Time, known: Known) -> Step<Outcome> {
-        if known.held.is_empty() && !known.in_doubt.is_empty() {
+        if !known.in_doubt.is_empty() {
+            if now >= self.until {
+                return self.fail(Outcome::InDoubt);
+            }
             return self.clear(now, known.in_doubt);
         }
+        let sources = known.signed;
         self.more = !known.complete;
         self.below = known.held.last().map_or(0, |held| held.row.version);
         let mut live: Vec<Held> =
@@ -138,16 +143,16 @@ impl Delete {
             return self.next(now);
         }
         self.highest = self.highest.or(live.first().map(|held| held.row.version));
-        for held in &mut live {
-            held.tombstoned_at = Some(self.at);
-        }
+        let bury = |held| Held { tombstoned_at: Some(self.at), ..held };
+        let versions: Vec<Proven> =
+            live.into_iter().map(|held| Proven { held: bury(held), on: sources.clone() }).collect();
         self.rounds += 1;
         let (path, until) = (self.path.clone(), now + COMMIT_TIME.as_millis() as u64);
         let (round, sends) = Round::begin(self.rounds, self.group.all(), until, |_| Request::Finish {
             path: path.clone(),
-            held: live.clone(),
+            versions: versions.clone(),
         });
-        self.stage = Stage::Burying(round, NodeSet::default());
+        self.stage = Stage::Burying(round, Signatures::default());
         Step::sends(sends)
     }
 
@@ -156,35 +161,37 @@ impl Delete {
         if self.more {
             return self.read(now);
         }
-        let conditional = std::mem::take(&mut self.conditional);
-        self.conclude(now, conditional)
+        let dues = std::mem::take(&mut self.dues);
+        self.conclude(now, dues)
     }
 
     fn clear(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
         let Some(next) = doubts.pop() else { return self.read(now) };
-        self.stage = Stage::Clearing(self.settle(&next), doubts);
+        let (group, path) = (self.group.clone(), self.path.as_str());
+        let settle = match self.which {
+            Which::Version(_) => Settle::new(group, path, &next, self.rounds),
+            _ => Settle::at_once(group, path, &next, self.rounds),
+        };
+        self.stage = Stage::Clearing(settle, doubts);
         self.go_on(now, Event::Time)
     }
 
-    /// Settles the last of `rest`, or answers.
-    fn conclude(&mut self, now: Time, rest: Vec<InDoubt>) -> Step<Outcome> {
-        let Some(next) = rest.last() else {
+    /// Settles what is owed, or answers.
+    fn conclude(&mut self, now: Time, dues: Dues) -> Step<Outcome> {
+        let Some(settle) = dues.next(&self.group, &self.path, self.rounds) else {
             let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
             return self.over(outcome);
         };
-        self.stage = Stage::Concluding(self.settle(next), rest);
+        self.stage = Stage::Concluding(settle, dues);
         self.go_on(now, Event::Time)
     }
 
-    fn settle(&self, in_doubt: &InDoubt) -> Settle {
-        Settle::new(self.group.clone(), &self.path, in_doubt, self.rounds)
-    }
-
     fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
+        let members = self.group.members.clone();
         let mut stage = std::mem::replace(&mut self.stage, Stage::New);
         let (sends, mut step) = match &mut stage {
             Stage::Reading(read) => {
-                let inner = read.step(now, event);
+                let inner = read.step(now, &members, event);
                 self.rounds = read.rounds();
                 self.stage = stage;
                 let step = match inner.outcome {
@@ -195,12 +202,12 @@ impl Delete {
                 (inner.sends, step)
             }
             Stage::Clearing(settle, rest) => {
-                let inner = settle.step(now, event);
+                let inner = settle.step(now, &members, event);
                 self.rounds = settle.rounds();
                 let rest = rest.clone();
                 self.stage = stage;
                 let step = match inner.outcome {
-                    Some(settle::Outcome::Unknown) => self.over(Outcome::InDoubt),
+                    Some(settle::Outcome::Unknown) => self.fail(Outcome::InDoubt),
                     // One that is still worked on has not been answered: it is not there yet.
                     Some(settle::Outcome::Live) => self.over(Outcome::Missing),
                     Some(_) => self.clear(now, rest),
@@ -211,19 +218,15 @@ impl Delete {
             Stage::Burying(round, done) => {
                 if let Event::Reply { from, round: number, reply } = event
                     && round.took(from, number)
-                    && let Some(Reply::Done { counts, conditional }) = reply
+                    && let Some(Reply::Done { identity, counts, conditional, newer }) = reply
                 {
                     if counts {
-                        done.insert(from);
+                        done.insert(from, identity);
                     }
-                    for other in conditional {
-                        if !self.conditional.contains(&other) {
-                            self.conditional.push(other);
-                        }
-                    }
+                    self.dues.note(None, (from, identity), conditional, newer);
                 }
                 let (enough, lost) = (
-                    done.len() >= self.group.write_quorum,
+                    done.current(&self.group) >= self.group.write_quorum,
                     round.waiting().is_empty() || now >= round.until(),
                 );
                 self.stage = stage;
@@ -235,13 +238,13 @@ impl Delete {
                 (Vec::new(), step)
             }
             Stage::Concluding(settle, rest) => {
-                let inner = settle.step(now, event);
+                let inner = settle.step(now, &members, event);
                 self.rounds = settle.rounds();
                 let mut rest = rest.clone();
                 self.stage = stage;
                 let step = match inner.outcome {
                     Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
-                        rest.pop();
+                        rest.paid();
                         self.conclude(now, rest)
                     }
                     Some(settle::Outcome::Live) if now < self.until => {
@@ -266,7 +269,8 @@ impl Delete {
 impl Machine for Delete {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
+    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
+        self.group.learn(members);
         match &self.stage {
             Stage::New => {
                 self.until = now + WRITE_TIME.as_millis() as u64;

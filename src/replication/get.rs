@@ -3,7 +3,8 @@
 use super::machine::{Event, Group, Machine, Step, Time};
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
-use crate::wire::peer::{InDoubt, Query};
+use crate::limits::READS_MAX;
+use crate::wire::peer::{InDoubt, Member, Query};
 
 /// What a GET comes to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -30,8 +31,8 @@ pub struct Get {
     path: String,
     query: Query,
     rounds: u32,
-    /// Whether what was in doubt has been settled once.
-    again: bool,
+    /// How often what was in doubt has been settled.
+    settled: u32,
     stage: Stage,
 }
 
@@ -44,7 +45,7 @@ impl Get {
             path: path.to_owned(),
             query,
             rounds: 0,
-            again: false,
+            settled: 0,
             stage: Stage::Reading(Box::new(read)),
         }
     }
@@ -54,32 +55,41 @@ impl Get {
         Step::outcome(outcome)
     }
 
+    fn is_of_one_version(&self) -> bool {
+        matches!(self.query, Query::At(_))
+    }
+
     fn settle(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
         let Some(next) = doubts.pop() else {
-            self.again = true;
+            self.settled += 1;
             let read = Read::new(self.group.clone(), &self.path, self.query, self.rounds);
             self.stage = Stage::Reading(Box::new(read));
-            return self.step(now, Event::Time);
+            return self.go_on(now, Event::Time);
         };
-        let settle = Settle::new(self.group.clone(), &self.path, &next, self.rounds);
+        let (group, path) = (self.group.clone(), self.path.as_str());
+        let settle = match self.query {
+            Query::At(_) => Settle::new(group, path, &next, self.rounds),
+            Query::Newest | Query::Below { .. } => Settle::at_once(group, path, &next, self.rounds),
+        };
         self.stage = Stage::Settling(Box::new(settle), doubts);
-        self.step(now, Event::Time)
+        self.go_on(now, Event::Time)
     }
-}
 
-impl Machine for Get {
-    type Outcome = Outcome;
-
-    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
+    fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
+        let members = self.group.members.clone();
         let (sends, mut step) = match &mut self.stage {
             Stage::Reading(read) => {
-                let inner = read.step(now, event);
+                let inner = read.step(now, &members, event);
                 self.rounds = read.rounds();
                 let step = match inner.outcome {
-                    Some(read::Outcome::Known(known)) if known.in_doubt.is_empty() || self.again => {
+                    Some(read::Outcome::Known(known)) if known.in_doubt.is_empty() => {
+                        self.over(Outcome::Known(known))
+                    }
+                    Some(read::Outcome::Known(known)) if self.settled > 0 && self.is_of_one_version() => {
                         // One that appeared meanwhile is of a request that runs while this one does.
                         self.over(Outcome::Known(known))
                     }
+                    Some(read::Outcome::Known(_)) if self.settled >= READS_MAX => self.over(Outcome::InDoubt),
                     Some(read::Outcome::Known(known)) => self.settle(now, known.in_doubt),
                     Some(read::Outcome::Unavailable) => self.over(Outcome::Unavailable),
                     None => Step::none(),
@@ -87,7 +97,7 @@ impl Machine for Get {
                 (inner.sends, step)
             }
             Stage::Settling(settle, rest) => {
-                let inner = settle.step(now, event);
+                let inner = settle.step(now, &members, event);
                 self.rounds = settle.rounds();
                 let rest = rest.clone();
                 let step = match inner.outcome {
@@ -102,6 +112,15 @@ impl Machine for Get {
         };
         step.sends.splice(0..0, sends);
         step
+    }
+}
+
+impl Machine for Get {
+    type Outcome = Outcome;
+
+    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
+        self.group.learn(members);
+        self.go_on(now, event)
     }
 
     fn wake(&self) -> Option<Time> {

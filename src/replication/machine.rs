@@ -65,8 +65,9 @@ pub trait Machine {
     /// What it comes to.
     type Outcome;
 
-    /// Goes on; the first event is [`Event::Time`].
-    fn step(&mut self, now: Time, event: Event) -> Step<Self::Outcome>;
+    /// Goes on; the first event is [`Event::Time`]. `members` are the replicas as this node has them on disk when the event is
+    /// taken note of: what a disk said that has been replaced since does not count.
+    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Self::Outcome>;
 
     /// When it wants to be told the time, if nothing happens before.
     fn wake(&self) -> Option<Time>;

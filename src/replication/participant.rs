@@ -9,7 +9,8 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::wire::peer::{
-    Attempt, Held, Identity, InDoubt, Members, No, Proposal, Query, Reply, Request, Row, Signed, Standing,
+    Attempt, Held, Identity, InDoubt, Members, No, Proposal, Proven, Query, Reply, Request, Row, Signed,
+    Standing,
 };
 
 /// The ballot of a refusal that holds for every try of a blob.
@@ -113,7 +114,7 @@ pub fn answer<R: Rows>(
         Request::Ask { attempt, patient, .. } => ask(rows, context, *attempt, *patient && around.is_live),
         Request::Abort { attempt, refusals, .. } => abort(rows, context, *attempt, refusals),
         Request::Read { path, query } => read(rows, context, path, *query),
-        Request::Finish { path, held } => finish(rows, context, path, held),
+        Request::Finish { path, versions } => finish(rows, context, path, versions),
     }
 }
 
@@ -138,7 +139,14 @@ fn in_doubt(proposal: &Proposal) -> InDoubt {
         attempt: proposal.row.attempt,
         version: proposal.row.version,
         coordinator: proposal.coordinator,
+        basis: proposal.basis,
     }
+}
+
+/// The newest version of a path, if it is above `version`.
+fn newer<R: Rows>(rows: &mut R, path: &str, version: u64) -> Result<Option<Box<Held>>, R::Error> {
+    let newest = rows.versions(path, Query::Newest)?.pop();
+    Ok(newest.filter(|newest| newest.row.version > version).map(Box::new))
 }
 
 /// Conditional tries on a path, but for one of them.
@@ -162,19 +170,15 @@ fn prepare<R: Rows>(
     if let Some(held) = rows.committed(row.attempt.blob_id)?
         && held.row.attempt == row.attempt
     {
-        return no(No::Committed(Box::new(held)));
+        return no(No::Committed(context.identity(), Box::new(held)));
     }
     if rows.is_refused(row.attempt)? {
         return no(No::Refused(context.identity()));
     }
     match rows.prepared(row.attempt.blob_id)? {
         Some(mine) if mine.row.attempt == row.attempt => {
-            // Said again: the first answer again, under the identity that gave it.
-            let identity = mine.members.iter().find(|member| member.node == context.me);
-            return Ok(Reply::Yes {
-                identity: identity.map(|member| member.identity).unwrap_or_default(),
-                conditional: conditional(rows, &row.path, Some(row.attempt))?,
-            });
+            // Said again: the first answer again. The row lies on the disk that gave it.
+            return yes(rows, context, row);
         }
         Some(mine) => return no(No::Known(in_doubt(&mine))),
         None => {}
@@ -195,9 +199,14 @@ fn prepare<R: Rows>(
         return no(No::NoData);
     }
     rows.prepare(proposal)?;
+    yes(rows, context, row)
+}
+
+fn yes<R: Rows>(rows: &mut R, context: &Context, row: &Row) -> Result<Reply, R::Error> {
     Ok(Reply::Yes {
         identity: context.identity(),
         conditional: conditional(rows, &row.path, Some(row.attempt))?,
+        newer: newer(rows, &row.path, row.version)?,
     })
 }
 
@@ -249,17 +258,29 @@ fn commit<R: Rows>(rows: &mut R, context: &Context, row: &Row, votes: &[Signed])
         return Ok(Reply::Fenced(context.members.clone()));
     }
     take_over(rows, row)?;
-    done(rows, context, &row.path)
+    done(rows, context, &row.path, row.version)
 }
 
-fn finish<R: Rows>(rows: &mut R, context: &Context, path: &str, held: &[Held]) -> Result<Reply, R::Error> {
-    for held in held {
+fn finish<R: Rows>(
+    rows: &mut R,
+    context: &Context,
+    path: &str,
+    versions: &[Proven],
+) -> Result<Reply, R::Error> {
+    for Proven { held, on } in versions {
+        // A commit that only a lost disk had may have been aborted since, by those that could not know of it.
+        if context.current(on) == 0 && rows.committed(held.row.attempt.blob_id)?.is_none() {
+            return Ok(Reply::Fenced(context.members.clone()));
+        }
+    }
+    for Proven { held, .. } in versions {
         take_over(rows, &held.row)?;
         if let Some(at) = held.tombstoned_at {
             rows.tombstone(&held.row, at)?;
         }
     }
-    done(rows, context, path)
+    let highest = versions.iter().map(|version| version.held.row.version).max();
+    done(rows, context, path, highest.unwrap_or(0))
 }
 
 /// Commits what is known to be decided.
@@ -273,8 +294,13 @@ fn take_over<R: Rows>(rows: &mut R, row: &Row) -> Result<(), R::Error> {
     }
 }
 
-fn done<R: Rows>(rows: &mut R, context: &Context, path: &str) -> Result<Reply, R::Error> {
-    Ok(Reply::Done { counts: !context.recovering, conditional: conditional(rows, path, None)? })
+fn done<R: Rows>(rows: &mut R, context: &Context, path: &str, version: u64) -> Result<Reply, R::Error> {
+    Ok(Reply::Done {
+        identity: context.identity(),
+        counts: !context.recovering,
+        conditional: conditional(rows, path, None)?,
+        newer: newer(rows, path, version)?,
+    })
 }
 
 fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -> Result<Reply, R::Error> {
@@ -282,7 +308,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if let Some(held) = rows.committed(attempt.blob_id)?
         && held.row.attempt == attempt
     {
-        return standing(Standing::Committed(Box::new(held)));
+        return standing(Standing::Committed(context.identity(), Box::new(held)));
     }
     if live {
         return standing(Standing::Live);
@@ -290,9 +316,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if let Some(mine) = rows.prepared(attempt.blob_id)?
         && mine.row.attempt == attempt
     {
-        let identity = mine.members.iter().find(|member| member.node == context.me);
-        let identity = identity.map(|member| member.identity).unwrap_or_default();
-        return standing(Standing::Prepared(identity, Box::new(mine)));
+        return standing(Standing::Prepared(context.identity(), Box::new(mine)));
     }
     if context.recovering {
         return standing(Standing::Unknown);
@@ -332,11 +356,15 @@ fn read<R: Rows>(rows: &mut R, context: &Context, path: &str, query: Query) -> R
         _ => rows.versions(path, Query::Newest)?.pop().map(|held| held.row.version),
     };
     let highest = prepared.iter().map(|proposal| proposal.row.version).max().max(newest).unwrap_or(0);
-    let hinges = |proposal: &&Proposal| query == Query::At(proposal.row.version);
+    let hinges = |proposal: &&Proposal| match query {
+        Query::At(version) => version == proposal.row.version,
+        Query::Newest => proposal.basis.is_some(),
+        Query::Below { version, .. } => proposal.basis.is_some() && proposal.row.version < version,
+    };
     let complete = match query {
         Query::Below { limit, .. } => held.len() < limit as usize,
         Query::Newest | Query::At(_) => true,
     };
     let in_doubt = prepared.iter().filter(hinges).map(in_doubt).collect();
-    Ok(Reply::Known { held, complete, highest, in_doubt })
+    Ok(Reply::Known { identity: context.identity(), held, complete, highest, in_doubt })
 }

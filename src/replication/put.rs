@@ -5,6 +5,7 @@
 //! anything is refused because of what a try met. So one PUT never becomes two versions.
 
 use super::attempt::{self, Try};
+use super::dues::Dues;
 use super::machine::{Event, Group, Machine, NodeSet, Step, Time};
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
@@ -12,7 +13,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
 use crate::limits::{NUMBER_MAX, RETRY_PAUSE, TRIES_MAX, WRITE_TIME};
 use crate::wire::condition::{Conditions, Current, Verdict};
-use crate::wire::peer::{Attempt, Basis, Content, Held, InDoubt, No, Proposal, Query, Row};
+use crate::wire::peer::{Attempt, Basis, Content, Held, InDoubt, Member, No, Proposal, Query, Row};
 
 /// What is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,9 +83,9 @@ enum Stage {
     /// What stands in the way is settled: the first of them now.
     Clearing(Box<Settle>, Vec<InDoubt>),
     /// Stored; what its answer rests on is settled.
-    Concluding(Box<Settle>, Vec<InDoubt>),
+    Concluding(Box<Settle>, Dues),
     /// Stored; a try that its answer rests on is still worked on.
-    Waiting(Time, Vec<InDoubt>),
+    Waiting(Time, Dues),
     /// Before another try.
     Pausing(Time),
     /// The outcome was told; the last try may still have commits to send.
@@ -194,6 +195,9 @@ impl Put {
                 return self.clear(now, known.in_doubt.clone());
             }
         } else {
+            if !known.in_doubt.is_empty() {
+                return self.clear(now, known.in_doubt.clone());
+            }
             let newest = known.held.first();
             self.basis = Some(Basis {
                 version: newest.map_or(0, |held| held.row.version),
@@ -228,16 +232,12 @@ impl Put {
         self.go_on(now, Event::Time)
     }
 
-    /// Settles the last of `rest`, or answers.
-    fn conclude(&mut self, now: Time, rest: Vec<InDoubt>) -> Step<Outcome> {
-        let Some(next) = rest.last() else {
-            return match self.stored.take() {
-                Some(row) => self.over(Outcome::Stored { row, created: true }),
-                None => self.over(Outcome::Unknown),
-            };
+    /// Settles what is owed, or answers.
+    fn conclude(&mut self, now: Time, dues: Dues) -> Step<Outcome> {
+        let Some(settle) = dues.next(&self.group, &self.wanted.path, self.rounds) else {
+            return self.stored_now();
         };
-        let settle = Settle::new(self.group.clone(), &self.wanted.path, next, self.rounds);
-        self.stage = Stage::Concluding(Box::new(settle), rest);
+        self.stage = Stage::Concluding(Box::new(settle), dues);
         self.go_on(now, Event::Time)
     }
 
@@ -267,7 +267,7 @@ impl Put {
                 No::Below(highest) => self.highest = self.highest.max(*highest),
                 No::Taken(held) => self.highest = self.highest.max(held.row.version),
                 No::Fenced(members) => drop(self.group.learn(members)),
-                No::Refused(_) | No::Committed(_) | No::Known(_) | No::Stale => {}
+                No::Refused(_) | No::Committed(..) | No::Known(_) | No::Stale => {}
             }
         }
         if self.with_data.len() < self.group.write_quorum {
@@ -291,10 +291,11 @@ impl Put {
 
     /// Passes an event to the machine within, and goes on with what it comes to.
     fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
+        let members = self.group.members.clone();
         let mut stage = std::mem::replace(&mut self.stage, Stage::New);
         let (sends, mut step) = match &mut stage {
             Stage::Reading(read) => {
-                let inner = read.step(now, event);
+                let inner = read.step(now, &members, event);
                 self.rounds = read.rounds();
                 let outcome = inner.outcome;
                 self.stage = stage;
@@ -306,15 +307,15 @@ impl Put {
                 (inner.sends, step)
             }
             Stage::Trying(attempt) => {
-                let inner = attempt.step(now, event);
+                let inner = attempt.step(now, &members, event);
                 self.rounds = attempt.rounds();
                 let outcome = inner.outcome;
                 let row = attempt.row().clone();
                 self.stage = stage;
                 let step = match outcome {
-                    Some(attempt::Outcome::Committed(settle)) => {
+                    Some(attempt::Outcome::Committed(dues)) => {
                         self.stored = Some(row);
-                        if settle.is_empty() { self.stored_now() } else { self.conclude(now, settle) }
+                        self.conclude(now, dues)
                     }
                     Some(attempt::Outcome::Aborted(reasons)) => self.aborted(now, &reasons),
                     Some(attempt::Outcome::Unknown) => self.over(Outcome::Unknown),
@@ -323,7 +324,7 @@ impl Put {
                 (inner.sends, step)
             }
             Stage::Clearing(settle, rest) => {
-                let inner = settle.step(now, event);
+                let inner = settle.step(now, &members, event);
                 self.rounds = settle.rounds();
                 let (outcome, rest) = (inner.outcome, rest.clone());
                 self.stage = stage;
@@ -336,13 +337,13 @@ impl Put {
                 (inner.sends, step)
             }
             Stage::Concluding(settle, rest) => {
-                let inner = settle.step(now, event);
+                let inner = settle.step(now, &members, event);
                 self.rounds = settle.rounds();
                 let (outcome, mut rest) = (inner.outcome, rest.clone());
                 self.stage = stage;
                 let step = match outcome {
                     Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
-                        rest.pop();
+                        rest.paid();
                         self.conclude(now, rest)
                     }
                     Some(settle::Outcome::Live) if now < self.until => {
@@ -356,7 +357,7 @@ impl Put {
             }
             Stage::Over(Some(attempt)) => {
                 // Its outcome was told.
-                let sends = attempt.step(now, event).sends;
+                let sends = attempt.step(now, &members, event).sends;
                 self.stage = stage;
                 (sends, Step::none())
             }
@@ -395,7 +396,8 @@ pub fn check(conditions: &Conditions, current: Option<&Held>) -> bool {
 impl Machine for Put {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
+    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
+        self.group.learn(members);
         match &self.stage {
             Stage::New => {
                 self.until = now + WRITE_TIME.as_millis() as u64;

@@ -97,7 +97,12 @@ impl World {
     /// A replica settles a try that it voted for.
     pub(super) fn settle(&mut self, node: NodeId, attempt: Attempt, now: Time) -> Option<usize> {
         let proposal = self.nodes[node.index()].store.prepared.get(&attempt.blob_id)?;
-        let in_doubt = InDoubt { attempt, version: proposal.row.version, coordinator: proposal.coordinator };
+        let in_doubt = InDoubt {
+            attempt,
+            version: proposal.row.version,
+            coordinator: proposal.coordinator,
+            basis: proposal.basis,
+        };
         let settle = Settle::new(self.group(node), &proposal.row.path, &in_doubt, 0);
         Some(self.run(node, None, Any::Settle(Box::new(settle)), now))
     }
@@ -115,9 +120,10 @@ impl World {
         if let Event::Reply { reply: Some(reply), .. } = &event {
             self.learn(number, reply);
         }
+        let members = self.nodes[self.runs[number].node.index()].context.members.clone();
         let (sends, told) = self.runs[number].change(|run| {
             run.clock = now;
-            let (sends, told) = run.machine.step(now, event);
+            let (sends, told) = run.machine.step(now, &members, event);
             for send in &sends {
                 if let (Any::Put(_, current), Request::Prepare { proposal, .. }) =
                     (&mut run.machine, &send.request)

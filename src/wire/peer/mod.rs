@@ -107,6 +107,20 @@ pub struct InDoubt {
     pub version: u64,
     /// Who coordinates it.
     pub coordinator: NodeId,
+    /// What its condition was judged on, if it has one that depends on the newest version.
+    pub basis: Option<Basis>,
+}
+
+impl InDoubt {
+    /// Whether an answer that shows `newest` as the newest version could not be given if this try had become a version before: it was
+    /// judged on something else, and would be newer.
+    pub fn contradicts(&self, newest: Option<&Held>) -> bool {
+        let shown = newest.map_or(Basis { version: 0, tombstoned: false }, |held| Basis {
+            version: held.row.version,
+            tombstoned: held.tombstoned_at.is_some(),
+        });
+        self.version > shown.version && self.basis.is_some_and(|basis| basis != shown)
+    }
 }
 
 /// Which versions of a path are asked for.
@@ -127,6 +141,15 @@ pub enum Query {
 
 /// A vote or a refusal, and whose it is.
 pub type Signed = (NodeId, Identity);
+
+/// A committed version, and what shows that it is one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Proven {
+    /// The version.
+    pub held: Held,
+    /// Replicas that have it on disk; one whose disk was replaced since proves nothing.
+    pub on: Vec<Signed>,
+}
 
 /// What a replica is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -175,7 +198,7 @@ pub enum Request {
         /// The path.
         path: String,
         /// The versions.
-        held: Vec<Held>,
+        versions: Vec<Proven>,
     },
 }
 
@@ -200,8 +223,8 @@ pub enum No {
     Refused(Identity),
     /// The replica knows other replicas than the proposal does.
     Fenced(Members),
-    /// It is the version already.
-    Committed(Box<Held>),
+    /// It is the version already, on this disk.
+    Committed(Identity, Box<Held>),
     /// The blob is known by another try.
     Known(InDoubt),
     /// The version exists.
@@ -223,8 +246,8 @@ pub enum No {
 /// How a try stands at a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Standing {
-    /// It is a version.
-    Committed(Box<Held>),
+    /// It is a version, on this disk.
+    Committed(Identity, Box<Held>),
     /// The replica voted yes.
     Prepared(Identity, Box<Proposal>),
     /// It was refused for good.
@@ -244,17 +267,23 @@ pub enum Reply {
         identity: Identity,
         /// Conditional tries prepared on the path.
         conditional: Vec<InDoubt>,
+        /// The newest version, if it is above the proposed one: it may be on fewer than a write quorum.
+        newer: Option<Box<Held>>,
     },
     /// To [`Request::Prepare`].
     No(No),
     /// To [`Request::Commit`] and [`Request::Finish`]: done and on disk.
     Done {
+        /// On which disk.
+        identity: Identity,
         /// Whether it counts; that of a recovering replica does not.
         counts: bool,
         /// Conditional tries prepared on the path.
         conditional: Vec<InDoubt>,
+        /// The newest version, if it is above those of the request: it may be on fewer than a write quorum.
+        newer: Option<Box<Held>>,
     },
-    /// To [`Request::Commit`] and [`Request::Abort`]: what it rests on is not what this replica knows.
+    /// To [`Request::Commit`], [`Request::Finish`] and [`Request::Abort`]: what it rests on is not what this replica knows.
     Fenced(Members),
     /// To [`Request::Abort`].
     Aborted,
@@ -262,13 +291,15 @@ pub enum Reply {
     Standing(Standing),
     /// To [`Request::Read`].
     Known {
+        /// On which disk.
+        identity: Identity,
         /// Versions, newest first.
         held: Vec<Held>,
         /// Whether there are no more below them.
         complete: bool,
         /// The highest number known, of tries too.
         highest: u64,
-        /// Tries for the very version that was asked for.
+        /// Tries for the very version that was asked for; else conditional ones.
         in_doubt: Vec<InDoubt>,
     },
     /// The replica has lost its memory.
