@@ -4,19 +4,18 @@
 //! durable refusals of so many replicas that a decision has become impossible. Where neither can be brought about in time, the
 //! outcome is unknown, and the replicas settle it among themselves.
 
-use super::dues::Dues;
 use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, Step, Time};
 #[cfg(test)]
 use super::mistake::{Mistake, is_planted};
 use crate::base::topology::NodeId;
 use crate::limits::{ASK_TIME, COMMIT_TIME, PREPARE_TIME};
-use crate::wire::peer::{Held, Member, No, Proposal, Proven, Reply, Request, Standing};
+use crate::wire::peer::{Held, Member, No, Proposal, Proven, Reply, Request, Response, Standing};
 
 /// What a try comes to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It is a version, on disk at a write quorum. This is owed before anyone is told.
-    Committed(Dues),
+    /// It is a version, on disk at a write quorum.
+    Committed,
     /// It never was one and never will be.
     Aborted(Vec<No>),
     /// It may become one.
@@ -57,7 +56,6 @@ pub struct Try {
     committed: Signatures,
     /// As it was committed, where another has done that.
     held: Option<Held>,
-    dues: Dues,
 }
 
 impl Try {
@@ -82,8 +80,12 @@ impl Try {
             reasons: Vec::new(),
             committed: Signatures::default(),
             held: None,
-            dues: Dues::default(),
         }
+    }
+
+    /// The replicas as it knows them by now.
+    pub fn members(&self) -> &[Member] {
+        &self.group.members
     }
 
     /// The version it is to become.
@@ -133,22 +135,16 @@ impl Try {
         self.is_decided() || self.committed.current(&self.group) > 0
     }
 
-    fn vote(&mut self, from: NodeId, reply: Option<Reply>) {
+    fn vote(&mut self, from: NodeId, reply: Option<Response>) {
+        let Some((identity, reply)) = self.group.open(from, reply) else { return };
         match reply {
-            Some(Reply::Yes { identity, conditional, newer }) => {
-                self.yes.insert(from, identity);
-                let mine = Some(self.proposal.row.attempt);
-                self.dues.note(mine, (from, identity), conditional, newer);
-            }
-            Some(Reply::No(no)) => {
+            Reply::Yes => self.yes.insert(from, identity),
+            Reply::No(no) => {
                 match &no {
-                    No::Refused(identity) => self.refusals.insert(from, *identity),
-                    No::Committed(identity, held) => {
-                        self.committed.insert(from, *identity);
+                    No::Refused => self.refusals.insert(from, identity),
+                    No::Committed(held) => {
+                        self.committed.insert(from, identity);
                         self.held = Some((**held).clone());
-                    }
-                    No::Fenced(members) => {
-                        self.group.learn(members);
                     }
                     _ => {}
                 }
@@ -247,25 +243,15 @@ impl Try {
     }
 
     /// A vote that was under way when the others decided: its commit.
-    fn late_vote(&mut self, from: NodeId, reply: Option<Reply>) -> Step<Outcome> {
+    fn late_vote(&mut self, from: NodeId, reply: Option<Response>) -> Step<Outcome> {
         self.vote(from, reply);
         let request = self.commit_request();
         Step::sends(vec![Send { to: from, round: self.rounds, request }])
     }
 
-    fn done(&mut self, from: NodeId, reply: Option<Reply>) {
-        match reply {
-            Some(Reply::Done { identity, counts, conditional, newer }) => {
-                let mine = Some(self.proposal.row.attempt);
-                self.dues.note(mine, (from, identity), conditional, newer);
-                if counts {
-                    self.committed.insert(from, identity);
-                }
-            }
-            Some(Reply::Fenced(members)) => {
-                self.group.learn(&members);
-            }
-            _ => {}
+    fn done(&mut self, from: NodeId, reply: Option<Response>) {
+        if let Some((identity, Reply::Done { counts: true, .. })) = self.group.open(from, reply) {
+            self.committed.insert(from, identity);
         }
     }
 }
@@ -273,8 +259,7 @@ impl Try {
 impl Machine for Try {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
-        self.group.learn(members);
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
         let (mut phase, event) = (self.phase.clone(), event);
         match (&mut phase, event) {
             (Phase::New, _) => self.prepare(now),
@@ -300,14 +285,14 @@ impl Machine for Try {
                     return self.judge_withdrawal(now, *round);
                 }
                 self.phase = Phase::Withdrawing(*round);
-                if let Some(Reply::Standing(standing)) = reply {
+                if let Some((identity, Reply::Standing(standing))) = self.group.open(from, reply) {
                     match standing {
-                        Standing::Committed(identity, held) => {
+                        Standing::Committed(held) => {
                             self.committed.insert(from, identity);
                             self.held = Some(*held);
                         }
-                        Standing::Prepared(identity, _) => self.yes.insert(from, identity),
-                        Standing::Refused(identity) => self.refusals.insert(from, identity),
+                        Standing::Prepared(_) => self.yes.insert(from, identity),
+                        Standing::Refused => self.refusals.insert(from, identity),
                         Standing::Live | Standing::Unknown => {}
                     }
                 }
@@ -334,11 +319,11 @@ impl Machine for Try {
                 #[cfg(test)]
                 if is_planted(Mistake::CommitBelowQuorum) && self.committed.current(&self.group) > 0 {
                     self.phase = Phase::Over;
-                    return Step::outcome(Outcome::Committed(self.dues.clone()));
+                    return Step::outcome(Outcome::Committed);
                 }
                 if self.committed.current(&self.group) >= self.group.write_quorum {
                     self.phase = Phase::Over;
-                    return Step::outcome(Outcome::Committed(self.dues.clone()));
+                    return Step::outcome(Outcome::Committed);
                 }
                 Step::none()
             }

@@ -1,15 +1,14 @@
-//! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then settle the conditional tries
-//! that were judged without the tombstone, then answer. Tombstones only grow, so nothing ever has to be taken back.
+//! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then answer. Tombstones only grow, so
+//! nothing ever has to be taken back.
 
-use super::dues::Dues;
 use super::machine::{Event, Group, Machine, Round, Signatures, Step, Time};
 use super::put::check;
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
 use crate::base::clock::Timestamp;
-use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, RETRY_PAUSE, WRITE_TIME};
+use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, WRITE_TIME};
 use crate::wire::condition::Conditions;
-use crate::wire::peer::{Held, InDoubt, Member, Proven, Query, Reply, Request};
+use crate::wire::peer::{Held, InDoubt, Proven, Query, Reply, Request};
 
 /// Which versions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,8 +47,6 @@ enum Stage {
     /// What the choice hinges on is settled.
     Clearing(Settle, Vec<InDoubt>),
     Burying(Round, Signatures),
-    Concluding(Settle, Dues),
-    Waiting(Time, Dues),
     Over,
 }
 
@@ -69,7 +66,6 @@ pub struct Delete {
     /// Live versions that were passed over.
     kept: u64,
     highest: Option<u64>,
-    dues: Dues,
     more: bool,
 }
 
@@ -88,7 +84,6 @@ impl Delete {
             below: NUMBER_MAX + 1,
             kept: 0,
             highest: None,
-            dues: Dues::default(),
             more: false,
         }
     }
@@ -161,8 +156,8 @@ impl Delete {
         if self.more {
             return self.read(now);
         }
-        let dues = std::mem::take(&mut self.dues);
-        self.conclude(now, dues)
+        let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
+        self.over(outcome)
     }
 
     fn clear(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
@@ -176,22 +171,11 @@ impl Delete {
         self.go_on(now, Event::Time)
     }
 
-    /// Settles what is owed, or answers.
-    fn conclude(&mut self, now: Time, dues: Dues) -> Step<Outcome> {
-        let Some(settle) = dues.next(&self.group, &self.path, self.rounds) else {
-            let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
-            return self.over(outcome);
-        };
-        self.stage = Stage::Concluding(settle, dues);
-        self.go_on(now, Event::Time)
-    }
-
     fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
-        let members = self.group.members.clone();
         let mut stage = std::mem::replace(&mut self.stage, Stage::New);
         let (sends, mut step) = match &mut stage {
             Stage::Reading(read) => {
-                let inner = read.step(now, &members, event);
+                let inner = read.step(now, event);
                 self.rounds = read.rounds();
                 self.stage = stage;
                 let step = match inner.outcome {
@@ -202,7 +186,7 @@ impl Delete {
                 (inner.sends, step)
             }
             Stage::Clearing(settle, rest) => {
-                let inner = settle.step(now, &members, event);
+                let inner = settle.step(now, event);
                 self.rounds = settle.rounds();
                 let rest = rest.clone();
                 self.stage = stage;
@@ -218,12 +202,9 @@ impl Delete {
             Stage::Burying(round, done) => {
                 if let Event::Reply { from, round: number, reply } = event
                     && round.took(from, number)
-                    && let Some(Reply::Done { identity, counts, conditional, newer }) = reply
+                    && let Some((identity, Reply::Done { counts: true, .. })) = self.group.open(from, reply)
                 {
-                    if counts {
-                        done.insert(from, identity);
-                    }
-                    self.dues.note(None, (from, identity), conditional, newer);
+                    done.insert(from, identity);
                 }
                 let (enough, lost) = (
                     done.current(&self.group) >= self.group.write_quorum,
@@ -237,26 +218,7 @@ impl Delete {
                 };
                 (Vec::new(), step)
             }
-            Stage::Concluding(settle, rest) => {
-                let inner = settle.step(now, &members, event);
-                self.rounds = settle.rounds();
-                let mut rest = rest.clone();
-                self.stage = stage;
-                let step = match inner.outcome {
-                    Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
-                        rest.paid();
-                        self.conclude(now, rest)
-                    }
-                    Some(settle::Outcome::Live) if now < self.until => {
-                        self.stage = Stage::Waiting(now + RETRY_PAUSE.as_millis() as u64, rest);
-                        Step::none()
-                    }
-                    Some(_) => self.over(Outcome::Unknown),
-                    None => Step::none(),
-                };
-                (inner.sends, step)
-            }
-            Stage::New | Stage::Waiting(..) | Stage::Over => {
+            Stage::New | Stage::Over => {
                 self.stage = stage;
                 (Vec::new(), Step::none())
             }
@@ -269,16 +231,11 @@ impl Delete {
 impl Machine for Delete {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
-        self.group.learn(members);
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
         match &self.stage {
             Stage::New => {
                 self.until = now + WRITE_TIME.as_millis() as u64;
                 self.read(now)
-            }
-            Stage::Waiting(until, rest) if now >= *until => {
-                let rest = rest.clone();
-                self.conclude(now, rest)
             }
             _ => self.go_on(now, event),
         }
@@ -288,9 +245,8 @@ impl Machine for Delete {
         match &self.stage {
             Stage::New => Some(0),
             Stage::Reading(read) => read.wake(),
-            Stage::Clearing(settle, _) | Stage::Concluding(settle, _) => settle.wake(),
+            Stage::Clearing(settle, _) => settle.wake(),
             Stage::Burying(round, _) => Some(round.until()),
-            Stage::Waiting(until, _) => Some(*until),
             Stage::Over => None,
         }
     }

@@ -4,7 +4,7 @@ use super::machine::{Event, Group, Machine, Step, Time};
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
 use crate::limits::READS_MAX;
-use crate::wire::peer::{InDoubt, Member, Query};
+use crate::wire::peer::{InDoubt, Query};
 
 /// What a GET comes to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -64,7 +64,7 @@ impl Get {
             self.settled += 1;
             let read = Read::new(self.group.clone(), &self.path, self.query, self.rounds);
             self.stage = Stage::Reading(Box::new(read));
-            return self.go_on(now, Event::Time);
+            return self.step(now, Event::Time);
         };
         let (group, path) = (self.group.clone(), self.path.as_str());
         let settle = match self.query {
@@ -72,14 +72,17 @@ impl Get {
             Query::Newest | Query::Below { .. } => Settle::at_once(group, path, &next, self.rounds),
         };
         self.stage = Stage::Settling(Box::new(settle), doubts);
-        self.go_on(now, Event::Time)
+        self.step(now, Event::Time)
     }
+}
 
-    fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
-        let members = self.group.members.clone();
+impl Machine for Get {
+    type Outcome = Outcome;
+
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
         let (sends, mut step) = match &mut self.stage {
             Stage::Reading(read) => {
-                let inner = read.step(now, &members, event);
+                let inner = read.step(now, event);
                 self.rounds = read.rounds();
                 let step = match inner.outcome {
                     Some(read::Outcome::Known(known)) if known.in_doubt.is_empty() => {
@@ -97,7 +100,7 @@ impl Get {
                 (inner.sends, step)
             }
             Stage::Settling(settle, rest) => {
-                let inner = settle.step(now, &members, event);
+                let inner = settle.step(now, event);
                 self.rounds = settle.rounds();
                 let rest = rest.clone();
                 let step = match inner.outcome {
@@ -112,15 +115,6 @@ impl Get {
         };
         step.sends.splice(0..0, sends);
         step
-    }
-}
-
-impl Machine for Get {
-    type Outcome = Outcome;
-
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
-        self.group.learn(members);
-        self.go_on(now, event)
     }
 
     fn wake(&self) -> Option<Time> {

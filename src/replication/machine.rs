@@ -2,7 +2,7 @@
 //! the same and answer or are lost.
 
 use crate::base::topology::NodeId;
-use crate::wire::peer::{Identity, Member, Members, Reply, Request, Signed};
+use crate::wire::peer::{Identity, Member, Members, Reply, Request, Response, Signed};
 
 /// Milliseconds on a clock that never goes back, from any start.
 pub type Time = u64;
@@ -19,7 +19,7 @@ pub enum Event {
         /// In which round.
         round: u32,
         /// What it said.
-        reply: Option<Reply>,
+        reply: Option<Response>,
     },
 }
 
@@ -65,9 +65,8 @@ pub trait Machine {
     /// What it comes to.
     type Outcome;
 
-    /// Goes on; the first event is [`Event::Time`]. `members` are the replicas as this node has them on disk when the event is
-    /// taken note of: what a disk said that has been replaced since does not count.
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Self::Outcome>;
+    /// Goes on; the first event is [`Event::Time`].
+    fn step(&mut self, now: Time, event: Event) -> Step<Self::Outcome>;
 
     /// When it wants to be told the time, if nothing happens before.
     fn wake(&self) -> Option<Time>;
@@ -108,6 +107,14 @@ impl Group {
     /// The identity of a replica.
     pub fn identity_of(&self, node: NodeId) -> Option<Identity> {
         self.members.iter().find(|member| member.node == node).map(|member| member.identity)
+    }
+
+    /// Takes note of the replicas that an answer knows; the answer, and the disk it stands for.
+    pub fn open(&mut self, from: NodeId, response: Option<Response>) -> Option<(Identity, Reply)> {
+        let Response { members, reply } = response?;
+        self.learn(&members);
+        let member = members.iter().find(|member| member.node == from)?;
+        Some((member.identity, reply))
     }
 
     /// Takes over what another node knows of replaced disks; whether that was news.

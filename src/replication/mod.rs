@@ -6,7 +6,6 @@
 
 pub mod attempt;
 pub mod delete;
-pub mod dues;
 pub mod get;
 pub mod machine;
 #[cfg(test)]

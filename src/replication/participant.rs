@@ -9,8 +9,8 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::wire::peer::{
-    Attempt, Held, Identity, InDoubt, Members, No, Proposal, Proven, Query, Reply, Request, Row, Signed,
-    Standing,
+    Attempt, Held, Identity, InDoubt, Members, No, Proposal, Proven, Query, Reply, Request, Response, Row,
+    Signed, Standing,
 };
 
 /// The ballot of a refusal that holds for every try of a blob.
@@ -65,11 +65,6 @@ impl Context {
         self.members.len() - self.write_quorum + 1
     }
 
-    /// The identity of this replica.
-    pub fn identity(&self) -> Identity {
-        self.identity_of(self.me).unwrap_or_default()
-    }
-
     fn identity_of(&self, node: NodeId) -> Option<Identity> {
         self.members.iter().find(|member| member.node == node).map(|member| member.identity)
     }
@@ -103,6 +98,16 @@ pub struct Surroundings {
 /// # Errors
 /// Those of the storage.
 pub fn answer<R: Rows>(
+    rows: &mut R,
+    context: &Context,
+    around: Surroundings,
+    request: &Request,
+) -> Result<Response, R::Error> {
+    let reply = reply(rows, context, around, request)?;
+    Ok(Response { members: context.members.clone(), reply })
+}
+
+fn reply<R: Rows>(
     rows: &mut R,
     context: &Context,
     around: Surroundings,
@@ -149,11 +154,10 @@ fn newer<R: Rows>(rows: &mut R, path: &str, version: u64) -> Result<Option<Box<H
     Ok(newest.filter(|newest| newest.row.version > version).map(Box::new))
 }
 
-/// Conditional tries on a path, but for one of them.
-fn conditional<R: Rows>(rows: &mut R, path: &str, but: Option<Attempt>) -> Result<Vec<InDoubt>, R::Error> {
+/// Conditional tries on a path.
+fn conditional<R: Rows>(rows: &mut R, path: &str) -> Result<Vec<InDoubt>, R::Error> {
     let prepared = rows.prepared_on(path)?;
-    let others = prepared.iter().filter(|proposal| proposal.basis.is_some());
-    Ok(others.filter(|proposal| Some(proposal.row.attempt) != but).map(in_doubt).collect())
+    Ok(prepared.iter().filter(|proposal| proposal.basis.is_some()).map(in_doubt).collect())
 }
 
 fn prepare<R: Rows>(
@@ -170,15 +174,15 @@ fn prepare<R: Rows>(
     if let Some(held) = rows.committed(row.attempt.blob_id)?
         && held.row.attempt == row.attempt
     {
-        return no(No::Committed(context.identity(), Box::new(held)));
+        return no(No::Committed(Box::new(held)));
     }
     if rows.is_refused(row.attempt)? {
-        return no(No::Refused(context.identity()));
+        return no(No::Refused);
     }
     match rows.prepared(row.attempt.blob_id)? {
         Some(mine) if mine.row.attempt == row.attempt => {
             // Said again: the first answer again. The row lies on the disk that gave it.
-            return yes(rows, context, row);
+            return Ok(Reply::Yes);
         }
         Some(mine) => return no(No::Known(in_doubt(&mine))),
         None => {}
@@ -187,7 +191,7 @@ fn prepare<R: Rows>(
         return no(No::Taken(Box::new(held)));
     }
     if proposal.members != context.members {
-        return no(No::Fenced(context.members.clone()));
+        return no(No::Fenced);
     }
     if let Some(obstacle) = obstacle(rows, proposal)? {
         return no(obstacle);
@@ -199,15 +203,7 @@ fn prepare<R: Rows>(
         return no(No::NoData);
     }
     rows.prepare(proposal)?;
-    yes(rows, context, row)
-}
-
-fn yes<R: Rows>(rows: &mut R, context: &Context, row: &Row) -> Result<Reply, R::Error> {
-    Ok(Reply::Yes {
-        identity: context.identity(),
-        conditional: conditional(rows, &row.path, Some(row.attempt))?,
-        newer: newer(rows, &row.path, row.version)?,
-    })
+    Ok(Reply::Yes)
 }
 
 /// What is known of the path that stands against a proposal.
@@ -255,7 +251,7 @@ fn obstacle<R: Rows>(rows: &mut R, proposal: &Proposal) -> Result<Option<No>, R:
 fn commit<R: Rows>(rows: &mut R, context: &Context, row: &Row, votes: &[Signed]) -> Result<Reply, R::Error> {
     let known = rows.committed(row.attempt.blob_id)?.is_some();
     if !known && context.current(votes) < context.write_quorum {
-        return Ok(Reply::Fenced(context.members.clone()));
+        return Ok(Reply::Fenced);
     }
     take_over(rows, row)?;
     done(rows, context, &row.path, row.version)
@@ -270,7 +266,7 @@ fn finish<R: Rows>(
     for Proven { held, on } in versions {
         // A commit that only a lost disk had may have been aborted since, by those that could not know of it.
         if context.current(on) == 0 && rows.committed(held.row.attempt.blob_id)?.is_none() {
-            return Ok(Reply::Fenced(context.members.clone()));
+            return Ok(Reply::Fenced);
         }
     }
     for Proven { held, .. } in versions {
@@ -296,9 +292,8 @@ fn take_over<R: Rows>(rows: &mut R, row: &Row) -> Result<(), R::Error> {
 
 fn done<R: Rows>(rows: &mut R, context: &Context, path: &str, version: u64) -> Result<Reply, R::Error> {
     Ok(Reply::Done {
-        identity: context.identity(),
         counts: !context.recovering,
-        conditional: conditional(rows, path, None)?,
+        conditional: conditional(rows, path)?,
         newer: newer(rows, path, version)?,
     })
 }
@@ -308,7 +303,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if let Some(held) = rows.committed(attempt.blob_id)?
         && held.row.attempt == attempt
     {
-        return standing(Standing::Committed(context.identity(), Box::new(held)));
+        return standing(Standing::Committed(Box::new(held)));
     }
     if live {
         return standing(Standing::Live);
@@ -316,7 +311,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if let Some(mine) = rows.prepared(attempt.blob_id)?
         && mine.row.attempt == attempt
     {
-        return standing(Standing::Prepared(context.identity(), Box::new(mine)));
+        return standing(Standing::Prepared(Box::new(mine)));
     }
     if context.recovering {
         return standing(Standing::Unknown);
@@ -324,7 +319,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if !rows.is_refused(attempt)? {
         rows.refuse(attempt)?;
     }
-    standing(Standing::Refused(context.identity()))
+    standing(Standing::Refused)
 }
 
 fn abort<R: Rows>(
@@ -334,7 +329,7 @@ fn abort<R: Rows>(
     refusals: &[Signed],
 ) -> Result<Reply, R::Error> {
     if context.current(refusals) < context.refusal_quorum() {
-        return Ok(Reply::Fenced(context.members.clone()));
+        return Ok(Reply::Fenced);
     }
     if rows.committed(attempt.blob_id)?.is_none_or(|held| held.row.attempt != attempt) {
         if !rows.is_refused(attempt)? {
@@ -366,5 +361,5 @@ fn read<R: Rows>(rows: &mut R, context: &Context, path: &str, query: Query) -> R
         Query::Newest | Query::At(_) => true,
     };
     let in_doubt = prepared.iter().filter(hinges).map(in_doubt).collect();
-    Ok(Reply::Known { identity: context.identity(), held, complete, highest, in_doubt })
+    Ok(Reply::Known { held, complete, highest, in_doubt })
 }

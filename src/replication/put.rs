@@ -1,11 +1,9 @@
-//! A PUT: judged on a strong read where it is conditional or names its version, then tried until a try is decided, and
-//! answered when everything that its answer rests on is settled.
+//! A PUT: judged on a strong read where it is conditional or names its version, then tried until a try is decided.
 //!
 //! Another try begins only after the last one was refused by so many that it can never be decided; the same holds before
 //! anything is refused because of what a try met. So one PUT never becomes two versions.
 
 use super::attempt::{self, Try};
-use super::dues::Dues;
 use super::machine::{Event, Group, Machine, NodeSet, Step, Time};
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
@@ -13,7 +11,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
 use crate::limits::{NUMBER_MAX, RETRY_PAUSE, TRIES_MAX, WRITE_TIME};
 use crate::wire::condition::{Conditions, Current, Verdict};
-use crate::wire::peer::{Attempt, Basis, Content, Held, InDoubt, Member, No, Proposal, Query, Row};
+use crate::wire::peer::{Attempt, Basis, Content, Held, InDoubt, No, Proposal, Query, Row};
 
 /// What is to be stored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -82,10 +80,6 @@ enum Stage {
     Trying(Box<Try>),
     /// What stands in the way is settled: the first of them now.
     Clearing(Box<Settle>, Vec<InDoubt>),
-    /// Stored; what its answer rests on is settled.
-    Concluding(Box<Settle>, Dues),
-    /// Stored; a try that its answer rests on is still worked on.
-    Waiting(Time, Dues),
     /// Before another try.
     Pausing(Time),
     /// The outcome was told; the last try may still have commits to send.
@@ -105,7 +99,6 @@ pub struct Put {
     rounds: u32,
     until: Time,
     stage: Stage,
-    stored: Option<Row>,
 }
 
 impl Put {
@@ -121,7 +114,6 @@ impl Put {
             rounds: 0,
             until: 0,
             stage: Stage::New,
-            stored: None,
         }
     }
 
@@ -232,15 +224,6 @@ impl Put {
         self.go_on(now, Event::Time)
     }
 
-    /// Settles what is owed, or answers.
-    fn conclude(&mut self, now: Time, dues: Dues) -> Step<Outcome> {
-        let Some(settle) = dues.next(&self.group, &self.wanted.path, self.rounds) else {
-            return self.stored_now();
-        };
-        self.stage = Stage::Concluding(Box::new(settle), dues);
-        self.go_on(now, Event::Time)
-    }
-
     /// Waits a little, each PUT and each of its tries another time, so that two that are in each other's way part.
     fn pause(&mut self, now: Time) -> Step<Outcome> {
         if now >= self.until || self.ballot >= TRIES_MAX {
@@ -266,8 +249,7 @@ impl Put {
                 }
                 No::Below(highest) => self.highest = self.highest.max(*highest),
                 No::Taken(held) => self.highest = self.highest.max(held.row.version),
-                No::Fenced(members) => drop(self.group.learn(members)),
-                No::Refused(_) | No::Committed(..) | No::Known(_) | No::Stale => {}
+                No::Refused | No::Fenced | No::Committed(_) | No::Known(_) | No::Stale => {}
             }
         }
         if self.with_data.len() < self.group.write_quorum {
@@ -291,11 +273,10 @@ impl Put {
 
     /// Passes an event to the machine within, and goes on with what it comes to.
     fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
-        let members = self.group.members.clone();
         let mut stage = std::mem::replace(&mut self.stage, Stage::New);
         let (sends, mut step) = match &mut stage {
             Stage::Reading(read) => {
-                let inner = read.step(now, &members, event);
+                let inner = read.step(now, event);
                 self.rounds = read.rounds();
                 let outcome = inner.outcome;
                 self.stage = stage;
@@ -307,16 +288,14 @@ impl Put {
                 (inner.sends, step)
             }
             Stage::Trying(attempt) => {
-                let inner = attempt.step(now, &members, event);
+                let inner = attempt.step(now, event);
                 self.rounds = attempt.rounds();
                 let outcome = inner.outcome;
+                self.group.learn(attempt.members());
                 let row = attempt.row().clone();
                 self.stage = stage;
                 let step = match outcome {
-                    Some(attempt::Outcome::Committed(dues)) => {
-                        self.stored = Some(row);
-                        self.conclude(now, dues)
-                    }
+                    Some(attempt::Outcome::Committed) => self.stored(row),
                     Some(attempt::Outcome::Aborted(reasons)) => self.aborted(now, &reasons),
                     Some(attempt::Outcome::Unknown) => self.over(Outcome::Unknown),
                     None => Step::none(),
@@ -324,7 +303,7 @@ impl Put {
                 (inner.sends, step)
             }
             Stage::Clearing(settle, rest) => {
-                let inner = settle.step(now, &members, event);
+                let inner = settle.step(now, event);
                 self.rounds = settle.rounds();
                 let (outcome, rest) = (inner.outcome, rest.clone());
                 self.stage = stage;
@@ -336,28 +315,9 @@ impl Put {
                 };
                 (inner.sends, step)
             }
-            Stage::Concluding(settle, rest) => {
-                let inner = settle.step(now, &members, event);
-                self.rounds = settle.rounds();
-                let (outcome, mut rest) = (inner.outcome, rest.clone());
-                self.stage = stage;
-                let step = match outcome {
-                    Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
-                        rest.paid();
-                        self.conclude(now, rest)
-                    }
-                    Some(settle::Outcome::Live) if now < self.until => {
-                        self.stage = Stage::Waiting(now + RETRY_PAUSE.as_millis() as u64, rest);
-                        Step::none()
-                    }
-                    Some(_) => self.over(Outcome::Unknown),
-                    None => Step::none(),
-                };
-                (inner.sends, step)
-            }
             Stage::Over(Some(attempt)) => {
                 // Its outcome was told.
-                let sends = attempt.step(now, &members, event).sends;
+                let sends = attempt.step(now, event).sends;
                 self.stage = stage;
                 (sends, Step::none())
             }
@@ -370,16 +330,14 @@ impl Put {
         step
     }
 
-    fn stored_now(&mut self) -> Step<Outcome> {
+    /// Late votes still get their commits.
+    fn stored(&mut self, row: Row) -> Step<Outcome> {
         let attempt = match std::mem::replace(&mut self.stage, Stage::Over(None)) {
             Stage::Trying(attempt) => Some(attempt),
             _ => None,
         };
         self.stage = Stage::Over(attempt);
-        match self.stored.take() {
-            Some(row) => Step::outcome(Outcome::Stored { row, created: true }),
-            None => Step::outcome(Outcome::Unknown),
-        }
+        Step::outcome(Outcome::Stored { row, created: true })
     }
 }
 
@@ -396,18 +354,13 @@ pub fn check(conditions: &Conditions, current: Option<&Held>) -> bool {
 impl Machine for Put {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
-        self.group.learn(members);
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
         match &self.stage {
             Stage::New => {
                 self.until = now + WRITE_TIME.as_millis() as u64;
                 self.start(now)
             }
             Stage::Pausing(until) if now >= *until => self.start(now),
-            Stage::Waiting(until, rest) if now >= *until => {
-                let rest = rest.clone();
-                self.conclude(now, rest)
-            }
             _ => self.go_on(now, event),
         }
     }
@@ -417,8 +370,8 @@ impl Machine for Put {
             Stage::New => Some(0),
             Stage::Reading(read) => read.wake(),
             Stage::Trying(attempt) => attempt.wake(),
-            Stage::Clearing(settle, _) | Stage::Concluding(settle, _) => settle.wake(),
-            Stage::Pausing(until) | Stage::Waiting(until, _) => Some(*until),
+            Stage::Clearing(settle, _) => settle.wake(),
+            Stage::Pausing(until) => Some(*until),
             Stage::Over(_) => None,
         }
     }

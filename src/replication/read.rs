@@ -8,7 +8,7 @@ use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, St
 use super::mistake::{Mistake, is_planted};
 use crate::base::topology::NodeId;
 use crate::limits::{COMMIT_TIME, READ_TIME, READS_MAX};
-use crate::wire::peer::{Held, Identity, InDoubt, Member, Proven, Query, Reply, Request, Signed};
+use crate::wire::peer::{Held, Identity, InDoubt, Proven, Query, Reply, Request, Response, Signed};
 
 /// What is known of a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -196,9 +196,11 @@ impl Read {
         now: Time,
         (from, round): (NodeId, Round),
         mut known: Known,
-        reply: Option<Reply>,
+        reply: Option<Response>,
     ) -> Step<Outcome> {
-        if let Some(Reply::Done { identity, counts: true, conditional, newer }) = reply {
+        if let Some((identity, Reply::Done { counts: true, conditional, newer })) =
+            self.group.open(from, reply)
+        {
             if self.query == Query::Newest {
                 if newer.is_some() {
                     return if self.begun < READS_MAX {
@@ -246,8 +248,7 @@ impl Read {
 impl Machine for Read {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
-        self.group.learn(members);
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
         let mut phase = self.phase.clone();
         match (&mut phase, event) {
             (Phase::New, _) => self.begin(now),
@@ -256,7 +257,9 @@ impl Machine for Read {
                     return Step::none();
                 }
                 self.phase = Phase::Asking(*round);
-                if let Some(Reply::Known { identity, held, complete, highest, in_doubt }) = reply {
+                if let Some((identity, Reply::Known { held, complete, highest, in_doubt })) =
+                    self.group.open(from, reply)
+                {
                     self.answers.push(Answer { from, identity, held, complete, highest, in_doubt });
                     self.answers.sort_by_key(|answer| answer.from);
                 }

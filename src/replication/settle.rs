@@ -6,7 +6,7 @@
 use super::machine::{Event, Group, Machine, NodeSet, Round, Signatures, Step, Time};
 use crate::base::topology::NodeId;
 use crate::limits::{ASK_TIME, COMMIT_TIME};
-use crate::wire::peer::{Attempt, Held, InDoubt, Member, Proven, Reply, Request, Row, Standing};
+use crate::wire::peer::{Attempt, Held, InDoubt, Proven, Reply, Request, Response, Row, Standing};
 
 /// What became of a try.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,17 +74,6 @@ impl Settle {
         Self { patient: false, ..Self::new(group, path, in_doubt, round) }
     }
 
-    /// Brings a version to a write quorum that is committed at those who signed.
-    pub fn finish(group: Group, path: &str, held: Held, signed: Signatures, round: u32) -> Self {
-        let in_doubt = InDoubt {
-            attempt: held.row.attempt,
-            version: held.row.version,
-            coordinator: group.me,
-            basis: None,
-        };
-        Self { held: Some(held), committed: signed, ..Self::new(group, path, &in_doubt, round) }
-    }
-
     /// Where the numbers of another machine's rounds may begin.
     pub fn rounds(&self) -> u32 {
         self.rounds
@@ -106,22 +95,23 @@ impl Settle {
         Step::sends(sends)
     }
 
-    fn hear(&mut self, from: NodeId, reply: Option<Reply>) -> bool {
-        match reply {
-            Some(Reply::Standing(Standing::Committed(identity, held))) => {
+    fn hear(&mut self, from: NodeId, reply: Option<Response>) -> bool {
+        let Some((identity, Reply::Standing(standing))) = self.group.open(from, reply) else { return false };
+        match standing {
+            Standing::Committed(held) => {
                 self.row = Some(held.row.clone());
                 self.committed.insert(from, identity);
                 if self.held.as_ref().is_none_or(|known| known.tombstoned_at.is_none()) {
                     self.held = Some(*held);
                 }
             }
-            Some(Reply::Standing(Standing::Prepared(identity, proposal))) => {
+            Standing::Prepared(proposal) => {
                 self.yes.insert(from, identity);
                 self.row.get_or_insert(proposal.row);
             }
-            Some(Reply::Standing(Standing::Refused(identity))) => self.refusals.insert(from, identity),
-            Some(Reply::Standing(Standing::Live)) => return true,
-            _ => {}
+            Standing::Refused => self.refusals.insert(from, identity),
+            Standing::Live => return true,
+            Standing::Unknown => {}
         }
         false
     }
@@ -194,14 +184,10 @@ impl Settle {
 impl Machine for Settle {
     type Outcome = Outcome;
 
-    fn step(&mut self, now: Time, members: &[Member], event: Event) -> Step<Outcome> {
-        self.group.learn(members);
+    fn step(&mut self, now: Time, event: Event) -> Step<Outcome> {
         let mut phase = self.phase.clone();
         match (&mut phase, event) {
             (Phase::New, _) => {
-                if let Some(held) = self.held.clone() {
-                    return self.bring(now, held);
-                }
                 if !self.patient || !self.group.all().contains(self.coordinator) {
                     return self.ask_all(now);
                 }
@@ -235,12 +221,8 @@ impl Machine for Settle {
                     return Step::none();
                 }
                 self.phase = Phase::Committing(*round);
-                match reply {
-                    Some(Reply::Done { identity, counts: true, .. }) => self.committed.insert(from, identity),
-                    Some(Reply::Fenced(members)) => {
-                        self.group.learn(&members);
-                    }
-                    _ => {}
+                if let Some((identity, Reply::Done { counts: true, .. })) = self.group.open(from, reply) {
+                    self.committed.insert(from, identity);
                 }
                 if self.committed.current(&self.group) >= self.group.write_quorum {
                     return self.over(Outcome::Committed);

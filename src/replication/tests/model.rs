@@ -19,7 +19,7 @@ use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::replication::machine::NodeSet;
 use crate::replication::mistake::{self, Mistake};
-use crate::wire::peer::{Attempt, Held, Reply, Request, Row};
+use crate::wire::peer::{Attempt, Held, Reply, Request, Response, Row};
 
 /// How often things go wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -309,7 +309,9 @@ impl Configuration {
             match &envelope.body {
                 Body::Request(Request::Read { .. }) => listens && !run.is_over,
                 Body::Request(_) => !too_many(envelope),
-                Body::Reply(Reply::Yes { .. } | Reply::No(_)) => listens && (!run.is_over || late_votes),
+                Body::Reply(Response { reply: Reply::Yes | Reply::No(_), .. }) => {
+                    listens && (!run.is_over || late_votes)
+                }
                 Body::Reply(_) => listens && !run.is_over,
             }
         });

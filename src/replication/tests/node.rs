@@ -9,13 +9,13 @@ use crate::base::topology::NodeId;
 use crate::replication::machine::NodeSet;
 use crate::replication::mistake::{Mistake, is_planted};
 use crate::replication::participant::{self, Context, Surroundings};
-use crate::wire::peer::{Attempt, Member, Members, Reply, Request};
+use crate::wire::peer::{Attempt, Member, Members, Request, Response};
 
 /// An exchange between a coordinator and a replica: the request, or the answer to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Body {
     Request(Request),
-    Reply(Reply),
+    Reply(Response),
 }
 
 /// A message.
@@ -70,6 +70,10 @@ impl Node {
         }
     }
 
+    pub(super) fn knows_less(&self, members: &[Member]) -> bool {
+        self.context.members.iter().zip(members).any(|(mine, theirs)| mine.generation < theirs.generation)
+    }
+
     /// What would be there after a crash.
     pub(super) fn durable(&self) -> &Store {
         self.synced.as_ref().unwrap_or(&self.store)
@@ -87,7 +91,7 @@ impl Node {
         request: &Request,
         is_live: bool,
         late_sync: bool,
-    ) -> (Option<Reply>, bool) {
+    ) -> (Option<Response>, bool) {
         if let Request::Prepare { proposal, .. } = request {
             adopt(&mut self.context.members, &proposal.members);
         }

@@ -11,7 +11,7 @@ use crate::replication::put::{self, Put, Wanted};
 use crate::replication::settle::{self, Settle};
 use crate::wire::condition::Conditions;
 use crate::wire::head::Headers;
-use crate::wire::peer::{Attempt, Held, Member, Query};
+use crate::wire::peer::{Attempt, Held, Query};
 
 /// Any of the machines.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -88,27 +88,27 @@ fn told<O>(step: Step<O>, translate: impl FnOnce(O) -> Told) -> (Vec<Send>, Opti
 }
 
 impl Any {
-    pub(super) fn step(&mut self, now: Time, members: &[Member], event: Event) -> (Vec<Send>, Option<Told>) {
+    pub(super) fn step(&mut self, now: Time, event: Event) -> (Vec<Send>, Option<Told>) {
         match self {
-            Self::Put(put, _) => told(put.step(now, members, event), |outcome| match outcome {
+            Self::Put(put, _) => told(put.step(now, event), |outcome| match outcome {
                 put::Outcome::Stored { row, created } => {
                     Told::Stored { version: row.version, blob: row.attempt.blob_id, created }
                 }
                 put::Outcome::Refused(refusal) => Told::Refused(refusal),
                 put::Outcome::Unknown => Told::Unknown,
             }),
-            Self::Delete(delete) => told(delete.step(now, members, event), |outcome| match outcome {
+            Self::Delete(delete) => told(delete.step(now, event), |outcome| match outcome {
                 delete::Outcome::Deleted(version) => Told::Deleted(version),
                 delete::Outcome::Missing => Told::Missing,
                 delete::Outcome::Precondition => Told::Precondition,
                 delete::Outcome::InDoubt | delete::Outcome::NoQuorum => Told::Nothing,
                 delete::Outcome::Unknown => Told::Unknown,
             }),
-            Self::Get(get) => told(get.step(now, members, event), |outcome| match outcome {
+            Self::Get(get) => told(get.step(now, event), |outcome| match outcome {
                 get::Outcome::Known(known) => Told::Read(known.held.first().map(seen)),
                 get::Outcome::InDoubt | get::Outcome::Unavailable => Told::Nothing,
             }),
-            Self::Settle(settle) => told(settle.step(now, members, event), |outcome| match outcome {
+            Self::Settle(settle) => told(settle.step(now, event), |outcome| match outcome {
                 settle::Outcome::Committed | settle::Outcome::Aborted => Told::Missing,
                 settle::Outcome::Live | settle::Outcome::Unknown => Told::Unknown,
             }),

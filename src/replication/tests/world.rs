@@ -13,7 +13,7 @@ use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::replication::machine::{Event, Group, NodeSet, Time};
 use crate::replication::settle::Settle;
-use crate::wire::peer::{Attempt, InDoubt, Member, Reply, Request};
+use crate::wire::peer::{Attempt, InDoubt, Member, Request};
 
 /// What a client will ask.
 #[derive(Clone, Debug)]
@@ -117,13 +117,17 @@ impl World {
 
     /// Tells a machine something.
     pub(super) fn event(&mut self, number: usize, now: Time, event: Event) {
-        if let Event::Reply { reply: Some(reply), .. } = &event {
-            self.learn(number, reply);
+        if let Event::Reply { reply: Some(response), .. } = &event {
+            // A coordinator's node records what others know of replaced disks.
+            let node = self.runs[number].node;
+            if self.nodes[node.index()].knows_less(&response.members) {
+                self.nodes[node.index()]
+                    .change(|node| super::node::adopt(&mut node.context.members, &response.members));
+            }
         }
-        let members = self.nodes[self.runs[number].node.index()].context.members.clone();
         let (sends, told) = self.runs[number].change(|run| {
             run.clock = now;
-            let (sends, told) = run.machine.step(now, &members, event);
+            let (sends, told) = run.machine.step(now, event);
             for send in &sends {
                 if let (Any::Put(_, current), Request::Prepare { proposal, .. }) =
                     (&mut run.machine, &send.request)
@@ -140,15 +144,6 @@ impl World {
         }
         if let Some(told) = told {
             self.tell(number, told);
-        }
-    }
-
-    /// A coordinator's node records what others know of replaced disks.
-    fn learn(&mut self, number: usize, reply: &Reply) {
-        use crate::wire::peer::No;
-        if let Reply::Fenced(members) | Reply::No(No::Fenced(members)) = reply {
-            let node = self.runs[number].node;
-            self.nodes[node.index()].change(|node| super::node::adopt(&mut node.context.members, members));
         }
     }
 

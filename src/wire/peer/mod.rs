@@ -220,11 +220,11 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum No {
     /// The try was refused for good.
-    Refused(Identity),
+    Refused,
     /// The replica knows other replicas than the proposal does.
-    Fenced(Members),
-    /// It is the version already, on this disk.
-    Committed(Identity, Box<Held>),
+    Fenced,
+    /// It is the version already.
+    Committed(Box<Held>),
     /// The blob is known by another try.
     Known(InDoubt),
     /// The version exists.
@@ -246,12 +246,12 @@ pub enum No {
 /// How a try stands at a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Standing {
-    /// It is a version, on this disk.
-    Committed(Identity, Box<Held>),
+    /// It is a version.
+    Committed(Box<Held>),
     /// The replica voted yes.
-    Prepared(Identity, Box<Proposal>),
+    Prepared(Box<Proposal>),
     /// It was refused for good.
-    Refused(Identity),
+    Refused,
     /// The coordinator still works on it.
     Live,
     /// The replica has lost its memory.
@@ -261,21 +261,12 @@ pub enum Standing {
 /// What a replica answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reply {
-    /// To [`Request::Prepare`]: yes, by this identity; conditional tries on the path must be settled before anyone is answered.
-    Yes {
-        /// Whose vote it is.
-        identity: Identity,
-        /// Conditional tries prepared on the path.
-        conditional: Vec<InDoubt>,
-        /// The newest version, if it is above the proposed one: it may be on fewer than a write quorum.
-        newer: Option<Box<Held>>,
-    },
+    /// To [`Request::Prepare`].
+    Yes,
     /// To [`Request::Prepare`].
     No(No),
     /// To [`Request::Commit`] and [`Request::Finish`]: done and on disk.
     Done {
-        /// On which disk.
-        identity: Identity,
         /// Whether it counts; that of a recovering replica does not.
         counts: bool,
         /// Conditional tries prepared on the path.
@@ -284,15 +275,13 @@ pub enum Reply {
         newer: Option<Box<Held>>,
     },
     /// To [`Request::Commit`], [`Request::Finish`] and [`Request::Abort`]: what it rests on is not what this replica knows.
-    Fenced(Members),
+    Fenced,
     /// To [`Request::Abort`].
     Aborted,
     /// To [`Request::Ask`].
     Standing(Standing),
     /// To [`Request::Read`].
     Known {
-        /// On which disk.
-        identity: Identity,
         /// Versions, newest first.
         held: Vec<Held>,
         /// Whether there are no more below them.
@@ -306,6 +295,16 @@ pub enum Reply {
     Recovering,
     /// The replica cannot say: its slot is out of service.
     Unavailable(String),
+}
+
+/// An answer and the replicas as the answering node had them on disk when it gave it: among them the disk that the answer stands for. Answers are
+/// counted together only while none of them knows that the disk of another was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Response {
+    /// The replicas.
+    pub members: Members,
+    /// The answer.
+    pub reply: Reply,
 }
 
 /// A message as bytes.
