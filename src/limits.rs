@@ -87,6 +87,8 @@ pub const WRITE_TIME: Duration = Duration::from_secs(10);
 pub const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Tries of one PUT.
 pub const TRIES_MAX: u32 = 32;
+/// Times a strong read begins again because the path changes under it.
+pub const READS_MAX: u32 = 8;
 /// Versions that a DELETE of all versions takes at a time.
 pub const DELETE_PAGE: u32 = 256;
 

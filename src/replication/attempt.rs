@@ -5,14 +5,17 @@
 //! outcome is unknown, and the replicas settle it among themselves.
 
 use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, Step, Time};
+#[cfg(test)]
+use super::mistake::{Mistake, is_planted};
+use crate::base::topology::NodeId;
 use crate::limits::{ASK_TIME, COMMIT_TIME, PREPARE_TIME};
-use crate::wire::peer::{InDoubt, No, Proposal, Reply, Request, Standing};
+use crate::wire::peer::{Held, Member, No, Proposal, Proven, Reply, Request, Response, Standing};
 
 /// What a try comes to.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It is a version, on disk at a write quorum. These conditional tries must be settled before anyone is told.
-    Committed(Vec<InDoubt>),
+    /// It is a version, on disk at a write quorum.
+    Committed,
     /// It never was one and never will be.
     Aborted(Vec<No>),
     /// It may become one.
@@ -50,8 +53,9 @@ pub struct Try {
     yes: Signatures,
     refusals: Signatures,
     reasons: Vec<No>,
-    committed: NodeSet,
-    conditional: Vec<InDoubt>,
+    committed: Signatures,
+    /// As it was committed, where another has done that.
+    held: Option<Held>,
 }
 
 impl Try {
@@ -74,9 +78,14 @@ impl Try {
             yes: Signatures::default(),
             refusals: Signatures::default(),
             reasons: Vec::new(),
-            committed: NodeSet::default(),
-            conditional: Vec::new(),
+            committed: Signatures::default(),
+            held: None,
         }
+    }
+
+    /// The replicas as it knows them by now.
+    pub fn members(&self) -> &[Member] {
+        &self.group.members
     }
 
     /// The version it is to become.
@@ -121,20 +130,27 @@ impl Try {
         self.yes.current(&self.group) >= self.group.write_quorum
     }
 
-    fn vote(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) {
+    /// Whether there is nothing left to decide.
+    fn is_settled(&self) -> bool {
+        self.is_decided() || self.committed.current(&self.group) > 0
+    }
+
+    fn vote(&mut self, from: NodeId, reply: Option<Response>) {
+        let Some((identity, reply)) = self.group.open(from, reply) else { return };
         match reply {
-            Some(Reply::Yes { identity, conditional }) => {
-                self.yes.insert(from, identity);
-                self.note(conditional);
-            }
-            Some(Reply::No(no)) => {
+            Reply::Yes => self.yes.insert(from, identity),
+            Reply::No(no) => {
                 match &no {
-                    No::Refused(identity) => self.refusals.insert(from, *identity),
-                    No::Committed(_) => self.committed.insert(from),
-                    No::Fenced(members) => {
-                        self.group.learn(members);
+                    No::Refused => self.refusals.insert(from, identity),
+                    No::Committed(held) => {
+                        self.committed.insert(from, identity);
+                        self.held = Some((**held).clone());
                     }
                     _ => {}
+                }
+                #[cfg(test)]
+                if is_planted(Mistake::NoCountsAsRefusal) {
+                    self.refusals.insert(from, self.group.identity_of(from).unwrap_or_default());
                 }
                 self.reasons.push(no);
             }
@@ -142,26 +158,32 @@ impl Try {
         }
     }
 
-    fn note(&mut self, conditional: Vec<InDoubt>) {
-        let mine = self.proposal.row.attempt;
-        for other in conditional {
-            if other.attempt != mine && !self.conditional.contains(&other) {
-                self.conditional.push(other);
+    /// What makes it visible: the votes, or, where another has committed it, that.
+    fn commit_request(&self) -> Request {
+        let row = self.proposal.row.clone();
+        match &self.held {
+            Some(held) if !self.is_decided() => {
+                let held = Held { hollow: false, ..held.clone() };
+                let versions = vec![Proven { held, on: self.committed.all() }];
+                Request::Finish { path: row.path, versions }
             }
+            _ => Request::Commit { row, votes: self.yes.all() },
         }
     }
 
     /// Decided: everyone who has voted, or will not, is told; those whose vote is under way when it comes.
     fn commit(&mut self, now: Time) -> Step<Outcome> {
-        let to = self.group.all().without(self.voting);
-        let (row, votes) = (self.proposal.row.clone(), self.yes.all());
-        let (round, sends) =
-            self.begin(now, to, COMMIT_TIME, || Request::Commit { row: row.clone(), votes: votes.clone() });
+        let (to, request) = (self.group.all().without(self.voting), self.commit_request());
+        let (round, sends) = self.begin(now, to, COMMIT_TIME, || request.clone());
         self.phase = Phase::Committing(round);
         Step::sends(sends)
     }
 
     fn withdraw(&mut self, now: Time) -> Step<Outcome> {
+        #[cfg(test)]
+        if is_planted(Mistake::NextVersionWithoutRefusals) {
+            return self.aborted();
+        }
         let (path, attempt) = (self.proposal.row.path.clone(), self.proposal.row.attempt);
         let to = self.group.all().without(self.yes.nodes()).without(self.refusals.nodes());
         let (round, sends) =
@@ -174,7 +196,7 @@ impl Try {
 
     /// Goes on once the standings say what became of the try.
     fn judge_withdrawal(&mut self, now: Time, round: Round) -> Step<Outcome> {
-        if self.is_decided() || !self.committed.is_empty() {
+        if self.is_settled() {
             self.voting = NodeSet::default();
             return self.commit(now);
         }
@@ -210,7 +232,7 @@ impl Try {
 
     /// After a vote, or the end of waiting for votes.
     fn judge_votes(&mut self, now: Time, round: Round) -> Step<Outcome> {
-        if self.is_decided() || !self.committed.is_empty() {
+        if self.is_settled() {
             return self.commit(now);
         }
         let possible = self.yes.current(&self.group) + round.waiting().len();
@@ -221,24 +243,15 @@ impl Try {
     }
 
     /// A vote that was under way when the others decided: its commit.
-    fn late_vote(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) -> Step<Outcome> {
+    fn late_vote(&mut self, from: NodeId, reply: Option<Response>) -> Step<Outcome> {
         self.vote(from, reply);
-        let request = Request::Commit { row: self.proposal.row.clone(), votes: self.yes.all() };
+        let request = self.commit_request();
         Step::sends(vec![Send { to: from, round: self.rounds, request }])
     }
 
-    fn done(&mut self, from: crate::base::topology::NodeId, reply: Option<Reply>) {
-        match reply {
-            Some(Reply::Done { counts, conditional }) => {
-                self.note(conditional);
-                if counts {
-                    self.committed.insert(from);
-                }
-            }
-            Some(Reply::Fenced(members)) => {
-                self.group.learn(&members);
-            }
-            _ => {}
+    fn done(&mut self, from: NodeId, reply: Option<Response>) {
+        if let Some((identity, Reply::Done { counts: true, .. })) = self.group.open(from, reply) {
+            self.committed.insert(from, identity);
         }
     }
 }
@@ -272,11 +285,14 @@ impl Machine for Try {
                     return self.judge_withdrawal(now, *round);
                 }
                 self.phase = Phase::Withdrawing(*round);
-                if let Some(Reply::Standing(standing)) = reply {
+                if let Some((identity, Reply::Standing(standing))) = self.group.open(from, reply) {
                     match standing {
-                        Standing::Committed(_) => self.committed.insert(from),
-                        Standing::Prepared(identity, _) => self.yes.insert(from, identity),
-                        Standing::Refused(identity) => self.refusals.insert(from, identity),
+                        Standing::Committed(held) => {
+                            self.committed.insert(from, identity);
+                            self.held = Some(*held);
+                        }
+                        Standing::Prepared(_) => self.yes.insert(from, identity),
+                        Standing::Refused => self.refusals.insert(from, identity),
                         Standing::Live | Standing::Unknown => {}
                     }
                 }
@@ -300,9 +316,14 @@ impl Machine for Try {
                 }
                 self.phase = Phase::Committing(*round);
                 self.done(from, reply);
-                if self.committed.len() >= self.group.write_quorum {
+                #[cfg(test)]
+                if is_planted(Mistake::CommitBelowQuorum) && self.committed.current(&self.group) > 0 {
                     self.phase = Phase::Over;
-                    return Step::outcome(Outcome::Committed(self.conditional.clone()));
+                    return Step::outcome(Outcome::Committed);
+                }
+                if self.committed.current(&self.group) >= self.group.write_quorum {
+                    self.phase = Phase::Over;
+                    return Step::outcome(Outcome::Committed);
                 }
                 Step::none()
             }
@@ -311,7 +332,7 @@ impl Machine for Try {
                 Step::outcome(Outcome::Unknown)
             }
             (Phase::Over, Event::Reply { from, reply, .. })
-                if self.voting.remove(from) && self.is_decided() =>
+                if self.voting.remove(from) && self.is_settled() =>
             {
                 self.late_vote(from, reply)
             }

@@ -1,14 +1,14 @@
-//! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then settle the conditional tries
-//! that were judged without the tombstone, then answer. Tombstones only grow, so nothing ever has to be taken back.
+//! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then answer. Tombstones only grow, so
+//! nothing ever has to be taken back.
 
-use super::machine::{Event, Group, Machine, NodeSet, Round, Step, Time};
+use super::machine::{Event, Group, Machine, Round, Signatures, Step, Time};
 use super::put::check;
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
 use crate::base::clock::Timestamp;
-use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, RETRY_PAUSE, WRITE_TIME};
+use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, WRITE_TIME};
 use crate::wire::condition::Conditions;
-use crate::wire::peer::{Held, InDoubt, Query, Reply, Request};
+use crate::wire::peer::{Held, InDoubt, Proven, Query, Reply, Request};
 
 /// Which versions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -46,9 +46,7 @@ enum Stage {
     Reading(Read),
     /// What the choice hinges on is settled.
     Clearing(Settle, Vec<InDoubt>),
-    Burying(Round, NodeSet),
-    Concluding(Settle, Vec<InDoubt>),
-    Waiting(Time, Vec<InDoubt>),
+    Burying(Round, Signatures),
     Over,
 }
 
@@ -68,7 +66,6 @@ pub struct Delete {
     /// Live versions that were passed over.
     kept: u64,
     highest: Option<u64>,
-    conditional: Vec<InDoubt>,
     more: bool,
 }
 
@@ -87,7 +84,6 @@ impl Delete {
             below: NUMBER_MAX + 1,
             kept: 0,
             highest: None,
-            conditional: Vec::new(),
             more: false,
         }
     }
@@ -114,9 +110,13 @@ impl Delete {
     }
 
     fn choose(&mut self, now: Time, known: Known) -> Step<Outcome> {
-        if known.held.is_empty() && !known.in_doubt.is_empty() {
+        if !known.in_doubt.is_empty() {
+            if now >= self.until {
+                return self.fail(Outcome::InDoubt);
+            }
             return self.clear(now, known.in_doubt);
         }
+        let sources = known.signed;
         self.more = !known.complete;
         self.below = known.held.last().map_or(0, |held| held.row.version);
         let mut live: Vec<Held> =
@@ -138,16 +138,16 @@ impl Delete {
             return self.next(now);
         }
         self.highest = self.highest.or(live.first().map(|held| held.row.version));
-        for held in &mut live {
-            held.tombstoned_at = Some(self.at);
-        }
+        let bury = |held| Held { tombstoned_at: Some(self.at), ..held };
+        let versions: Vec<Proven> =
+            live.into_iter().map(|held| Proven { held: bury(held), on: sources.clone() }).collect();
         self.rounds += 1;
         let (path, until) = (self.path.clone(), now + COMMIT_TIME.as_millis() as u64);
         let (round, sends) = Round::begin(self.rounds, self.group.all(), until, |_| Request::Finish {
             path: path.clone(),
-            held: live.clone(),
+            versions: versions.clone(),
         });
-        self.stage = Stage::Burying(round, NodeSet::default());
+        self.stage = Stage::Burying(round, Signatures::default());
         Step::sends(sends)
     }
 
@@ -156,28 +156,19 @@ impl Delete {
         if self.more {
             return self.read(now);
         }
-        let conditional = std::mem::take(&mut self.conditional);
-        self.conclude(now, conditional)
+        let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
+        self.over(outcome)
     }
 
     fn clear(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
         let Some(next) = doubts.pop() else { return self.read(now) };
-        self.stage = Stage::Clearing(self.settle(&next), doubts);
-        self.go_on(now, Event::Time)
-    }
-
-    /// Settles the last of `rest`, or answers.
-    fn conclude(&mut self, now: Time, rest: Vec<InDoubt>) -> Step<Outcome> {
-        let Some(next) = rest.last() else {
-            let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
-            return self.over(outcome);
+        let (group, path) = (self.group.clone(), self.path.as_str());
+        let settle = match self.which {
+            Which::Version(_) => Settle::new(group, path, &next, self.rounds),
+            _ => Settle::at_once(group, path, &next, self.rounds),
         };
-        self.stage = Stage::Concluding(self.settle(next), rest);
+        self.stage = Stage::Clearing(settle, doubts);
         self.go_on(now, Event::Time)
-    }
-
-    fn settle(&self, in_doubt: &InDoubt) -> Settle {
-        Settle::new(self.group.clone(), &self.path, in_doubt, self.rounds)
     }
 
     fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
@@ -200,7 +191,7 @@ impl Delete {
                 let rest = rest.clone();
                 self.stage = stage;
                 let step = match inner.outcome {
-                    Some(settle::Outcome::Unknown) => self.over(Outcome::InDoubt),
+                    Some(settle::Outcome::Unknown) => self.fail(Outcome::InDoubt),
                     // One that is still worked on has not been answered: it is not there yet.
                     Some(settle::Outcome::Live) => self.over(Outcome::Missing),
                     Some(_) => self.clear(now, rest),
@@ -211,19 +202,12 @@ impl Delete {
             Stage::Burying(round, done) => {
                 if let Event::Reply { from, round: number, reply } = event
                     && round.took(from, number)
-                    && let Some(Reply::Done { counts, conditional }) = reply
+                    && let Some((identity, Reply::Done { counts: true, .. })) = self.group.open(from, reply)
                 {
-                    if counts {
-                        done.insert(from);
-                    }
-                    for other in conditional {
-                        if !self.conditional.contains(&other) {
-                            self.conditional.push(other);
-                        }
-                    }
+                    done.insert(from, identity);
                 }
                 let (enough, lost) = (
-                    done.len() >= self.group.write_quorum,
+                    done.current(&self.group) >= self.group.write_quorum,
                     round.waiting().is_empty() || now >= round.until(),
                 );
                 self.stage = stage;
@@ -234,26 +218,7 @@ impl Delete {
                 };
                 (Vec::new(), step)
             }
-            Stage::Concluding(settle, rest) => {
-                let inner = settle.step(now, event);
-                self.rounds = settle.rounds();
-                let mut rest = rest.clone();
-                self.stage = stage;
-                let step = match inner.outcome {
-                    Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
-                        rest.pop();
-                        self.conclude(now, rest)
-                    }
-                    Some(settle::Outcome::Live) if now < self.until => {
-                        self.stage = Stage::Waiting(now + RETRY_PAUSE.as_millis() as u64, rest);
-                        Step::none()
-                    }
-                    Some(_) => self.over(Outcome::Unknown),
-                    None => Step::none(),
-                };
-                (inner.sends, step)
-            }
-            Stage::New | Stage::Waiting(..) | Stage::Over => {
+            Stage::New | Stage::Over => {
                 self.stage = stage;
                 (Vec::new(), Step::none())
             }
@@ -272,10 +237,6 @@ impl Machine for Delete {
                 self.until = now + WRITE_TIME.as_millis() as u64;
                 self.read(now)
             }
-            Stage::Waiting(until, rest) if now >= *until => {
-                let rest = rest.clone();
-                self.conclude(now, rest)
-            }
             _ => self.go_on(now, event),
         }
     }
@@ -284,9 +245,8 @@ impl Machine for Delete {
         match &self.stage {
             Stage::New => Some(0),
             Stage::Reading(read) => read.wake(),
-            Stage::Clearing(settle, _) | Stage::Concluding(settle, _) => settle.wake(),
+            Stage::Clearing(settle, _) => settle.wake(),
             Stage::Burying(round, _) => Some(round.until()),
-            Stage::Waiting(until, _) => Some(*until),
             Stage::Over => None,
         }
     }

@@ -3,6 +3,7 @@
 use super::machine::{Event, Group, Machine, Step, Time};
 use super::read::{self, Known, Read};
 use super::settle::{self, Settle};
+use crate::limits::READS_MAX;
 use crate::wire::peer::{InDoubt, Query};
 
 /// What a GET comes to.
@@ -30,8 +31,8 @@ pub struct Get {
     path: String,
     query: Query,
     rounds: u32,
-    /// Whether what was in doubt has been settled once.
-    again: bool,
+    /// How often what was in doubt has been settled.
+    settled: u32,
     stage: Stage,
 }
 
@@ -44,7 +45,7 @@ impl Get {
             path: path.to_owned(),
             query,
             rounds: 0,
-            again: false,
+            settled: 0,
             stage: Stage::Reading(Box::new(read)),
         }
     }
@@ -54,14 +55,22 @@ impl Get {
         Step::outcome(outcome)
     }
 
+    fn is_of_one_version(&self) -> bool {
+        matches!(self.query, Query::At(_))
+    }
+
     fn settle(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
         let Some(next) = doubts.pop() else {
-            self.again = true;
+            self.settled += 1;
             let read = Read::new(self.group.clone(), &self.path, self.query, self.rounds);
             self.stage = Stage::Reading(Box::new(read));
             return self.step(now, Event::Time);
         };
-        let settle = Settle::new(self.group.clone(), &self.path, &next, self.rounds);
+        let (group, path) = (self.group.clone(), self.path.as_str());
+        let settle = match self.query {
+            Query::At(_) => Settle::new(group, path, &next, self.rounds),
+            Query::Newest | Query::Below { .. } => Settle::at_once(group, path, &next, self.rounds),
+        };
         self.stage = Stage::Settling(Box::new(settle), doubts);
         self.step(now, Event::Time)
     }
@@ -76,10 +85,14 @@ impl Machine for Get {
                 let inner = read.step(now, event);
                 self.rounds = read.rounds();
                 let step = match inner.outcome {
-                    Some(read::Outcome::Known(known)) if known.in_doubt.is_empty() || self.again => {
+                    Some(read::Outcome::Known(known)) if known.in_doubt.is_empty() => {
+                        self.over(Outcome::Known(known))
+                    }
+                    Some(read::Outcome::Known(known)) if self.settled > 0 && self.is_of_one_version() => {
                         // One that appeared meanwhile is of a request that runs while this one does.
                         self.over(Outcome::Known(known))
                     }
+                    Some(read::Outcome::Known(_)) if self.settled >= READS_MAX => self.over(Outcome::InDoubt),
                     Some(read::Outcome::Known(known)) => self.settle(now, known.in_doubt),
                     Some(read::Outcome::Unavailable) => self.over(Outcome::Unavailable),
                     None => Step::none(),

@@ -2,7 +2,7 @@
 //! the same and answer or are lost.
 
 use crate::base::topology::NodeId;
-use crate::wire::peer::{Identity, Member, Members, Reply, Request, Signed};
+use crate::wire::peer::{Identity, Member, Members, Reply, Request, Response, Signed};
 
 /// Milliseconds on a clock that never goes back, from any start.
 pub type Time = u64;
@@ -19,7 +19,7 @@ pub enum Event {
         /// In which round.
         round: u32,
         /// What it said.
-        reply: Option<Reply>,
+        reply: Option<Response>,
     },
 }
 
@@ -102,6 +102,19 @@ impl Group {
     /// Whether an identity is that of its node.
     pub fn is_current(&self, signed: &Signed) -> bool {
         self.members.iter().any(|member| (member.node, member.identity) == *signed)
+    }
+
+    /// The identity of a replica.
+    pub fn identity_of(&self, node: NodeId) -> Option<Identity> {
+        self.members.iter().find(|member| member.node == node).map(|member| member.identity)
+    }
+
+    /// Takes note of the replicas that an answer knows; the answer, and the disk it stands for.
+    pub fn open(&mut self, from: NodeId, response: Option<Response>) -> Option<(Identity, Reply)> {
+        let Response { members, reply } = response?;
+        self.learn(&members);
+        let member = members.iter().find(|member| member.node == from)?;
+        Some((member.identity, reply))
     }
 
     /// Takes over what another node knows of replaced disks; whether that was news.

@@ -8,8 +8,12 @@ pub mod attempt;
 pub mod delete;
 pub mod get;
 pub mod machine;
+#[cfg(test)]
+mod mistake;
 pub mod participant;
 pub mod put;
 pub mod read;
 pub mod roster;
 pub mod settle;
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,14 @@
 //! What always holds: of one try a replica says at most one of yes and refused, for ever; of one (path, version) it holds at
 //! most one try prepared, and commits at most one blob. A refusal is durable; every other "no" is an answer of the moment.
 
+#[cfg(test)]
+use super::mistake::{Mistake, is_planted};
 use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::wire::peer::{
-    Attempt, Held, Identity, InDoubt, Members, No, Proposal, Query, Reply, Request, Row, Signed, Standing,
+    Attempt, Held, Identity, InDoubt, Members, No, Proposal, Proven, Query, Reply, Request, Response, Row,
+    Signed, Standing,
 };
 
 /// The ballot of a refusal that holds for every try of a blob.
@@ -62,11 +65,6 @@ impl Context {
         self.members.len() - self.write_quorum + 1
     }
 
-    /// The identity of this replica.
-    pub fn identity(&self) -> Identity {
-        self.identity_of(self.me).unwrap_or_default()
-    }
-
     fn identity_of(&self, node: NodeId) -> Option<Identity> {
         self.members.iter().find(|member| member.node == node).map(|member| member.identity)
     }
@@ -104,6 +102,16 @@ pub fn answer<R: Rows>(
     context: &Context,
     around: Surroundings,
     request: &Request,
+) -> Result<Response, R::Error> {
+    let reply = reply(rows, context, around, request)?;
+    Ok(Response { members: context.members.clone(), reply })
+}
+
+fn reply<R: Rows>(
+    rows: &mut R,
+    context: &Context,
+    around: Surroundings,
+    request: &Request,
 ) -> Result<Reply, R::Error> {
     match request {
         Request::Prepare { proposal, .. } => prepare(rows, context, around, proposal),
@@ -111,7 +119,7 @@ pub fn answer<R: Rows>(
         Request::Ask { attempt, patient, .. } => ask(rows, context, *attempt, *patient && around.is_live),
         Request::Abort { attempt, refusals, .. } => abort(rows, context, *attempt, refusals),
         Request::Read { path, query } => read(rows, context, path, *query),
-        Request::Finish { path, held } => finish(rows, context, path, held),
+        Request::Finish { path, versions } => finish(rows, context, path, versions),
     }
 }
 
@@ -123,6 +131,10 @@ pub fn sweep<R: Rows>(rows: &mut R, blob: BlobId) -> Result<bool, R::Error> {
     if rows.committed(blob)?.is_some() || rows.prepared(blob)?.is_some() {
         return Ok(false);
     }
+    #[cfg(test)]
+    if is_planted(Mistake::SweepWithoutRefusal) {
+        return Ok(true);
+    }
     rows.refuse(Attempt { blob_id: blob, ballot: EVERY_BALLOT })?;
     Ok(true)
 }
@@ -132,14 +144,20 @@ fn in_doubt(proposal: &Proposal) -> InDoubt {
         attempt: proposal.row.attempt,
         version: proposal.row.version,
         coordinator: proposal.coordinator,
+        basis: proposal.basis,
     }
 }
 
-/// Conditional tries on a path, but for one of them.
-fn conditional<R: Rows>(rows: &mut R, path: &str, but: Option<Attempt>) -> Result<Vec<InDoubt>, R::Error> {
+/// The newest version of a path, if it is above `version`.
+fn newer<R: Rows>(rows: &mut R, path: &str, version: u64) -> Result<Option<Box<Held>>, R::Error> {
+    let newest = rows.versions(path, Query::Newest)?.pop();
+    Ok(newest.filter(|newest| newest.row.version > version).map(Box::new))
+}
+
+/// Conditional tries on a path.
+fn conditional<R: Rows>(rows: &mut R, path: &str) -> Result<Vec<InDoubt>, R::Error> {
     let prepared = rows.prepared_on(path)?;
-    let others = prepared.iter().filter(|proposal| proposal.basis.is_some());
-    Ok(others.filter(|proposal| Some(proposal.row.attempt) != but).map(in_doubt).collect())
+    Ok(prepared.iter().filter(|proposal| proposal.basis.is_some()).map(in_doubt).collect())
 }
 
 fn prepare<R: Rows>(
@@ -159,16 +177,12 @@ fn prepare<R: Rows>(
         return no(No::Committed(Box::new(held)));
     }
     if rows.is_refused(row.attempt)? {
-        return no(No::Refused(context.identity()));
+        return no(No::Refused);
     }
     match rows.prepared(row.attempt.blob_id)? {
         Some(mine) if mine.row.attempt == row.attempt => {
-            // Said again: the first answer again, under the identity that gave it.
-            let identity = mine.members.iter().find(|member| member.node == context.me);
-            return Ok(Reply::Yes {
-                identity: identity.map(|member| member.identity).unwrap_or_default(),
-                conditional: conditional(rows, &row.path, Some(row.attempt))?,
-            });
+            // Said again: the first answer again. The row lies on the disk that gave it.
+            return Ok(Reply::Yes);
         }
         Some(mine) => return no(No::Known(in_doubt(&mine))),
         None => {}
@@ -177,7 +191,7 @@ fn prepare<R: Rows>(
         return no(No::Taken(Box::new(held)));
     }
     if proposal.members != context.members {
-        return no(No::Fenced(context.members.clone()));
+        return no(No::Fenced);
     }
     if let Some(obstacle) = obstacle(rows, proposal)? {
         return no(obstacle);
@@ -189,10 +203,7 @@ fn prepare<R: Rows>(
         return no(No::NoData);
     }
     rows.prepare(proposal)?;
-    Ok(Reply::Yes {
-        identity: context.identity(),
-        conditional: conditional(rows, &row.path, Some(row.attempt))?,
-    })
+    Ok(Reply::Yes)
 }
 
 /// What is known of the path that stands against a proposal.
@@ -240,20 +251,32 @@ fn obstacle<R: Rows>(rows: &mut R, proposal: &Proposal) -> Result<Option<No>, R:
 fn commit<R: Rows>(rows: &mut R, context: &Context, row: &Row, votes: &[Signed]) -> Result<Reply, R::Error> {
     let known = rows.committed(row.attempt.blob_id)?.is_some();
     if !known && context.current(votes) < context.write_quorum {
-        return Ok(Reply::Fenced(context.members.clone()));
+        return Ok(Reply::Fenced);
     }
     take_over(rows, row)?;
-    done(rows, context, &row.path)
+    done(rows, context, &row.path, row.version)
 }
 
-fn finish<R: Rows>(rows: &mut R, context: &Context, path: &str, held: &[Held]) -> Result<Reply, R::Error> {
-    for held in held {
+fn finish<R: Rows>(
+    rows: &mut R,
+    context: &Context,
+    path: &str,
+    versions: &[Proven],
+) -> Result<Reply, R::Error> {
+    for Proven { held, on } in versions {
+        // A commit that only a lost disk had may have been aborted since, by those that could not know of it.
+        if context.current(on) == 0 && rows.committed(held.row.attempt.blob_id)?.is_none() {
+            return Ok(Reply::Fenced);
+        }
+    }
+    for Proven { held, .. } in versions {
         take_over(rows, &held.row)?;
         if let Some(at) = held.tombstoned_at {
             rows.tombstone(&held.row, at)?;
         }
     }
-    done(rows, context, path)
+    let highest = versions.iter().map(|version| version.held.row.version).max();
+    done(rows, context, path, highest.unwrap_or(0))
 }
 
 /// Commits what is known to be decided.
@@ -267,8 +290,12 @@ fn take_over<R: Rows>(rows: &mut R, row: &Row) -> Result<(), R::Error> {
     }
 }
 
-fn done<R: Rows>(rows: &mut R, context: &Context, path: &str) -> Result<Reply, R::Error> {
-    Ok(Reply::Done { counts: !context.recovering, conditional: conditional(rows, path, None)? })
+fn done<R: Rows>(rows: &mut R, context: &Context, path: &str, version: u64) -> Result<Reply, R::Error> {
+    Ok(Reply::Done {
+        counts: !context.recovering,
+        conditional: conditional(rows, path)?,
+        newer: newer(rows, path, version)?,
+    })
 }
 
 fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -> Result<Reply, R::Error> {
@@ -284,9 +311,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if let Some(mine) = rows.prepared(attempt.blob_id)?
         && mine.row.attempt == attempt
     {
-        let identity = mine.members.iter().find(|member| member.node == context.me);
-        let identity = identity.map(|member| member.identity).unwrap_or_default();
-        return standing(Standing::Prepared(identity, Box::new(mine)));
+        return standing(Standing::Prepared(Box::new(mine)));
     }
     if context.recovering {
         return standing(Standing::Unknown);
@@ -294,7 +319,7 @@ fn ask<R: Rows>(rows: &mut R, context: &Context, attempt: Attempt, live: bool) -
     if !rows.is_refused(attempt)? {
         rows.refuse(attempt)?;
     }
-    standing(Standing::Refused(context.identity()))
+    standing(Standing::Refused)
 }
 
 fn abort<R: Rows>(
@@ -304,7 +329,7 @@ fn abort<R: Rows>(
     refusals: &[Signed],
 ) -> Result<Reply, R::Error> {
     if context.current(refusals) < context.refusal_quorum() {
-        return Ok(Reply::Fenced(context.members.clone()));
+        return Ok(Reply::Fenced);
     }
     if rows.committed(attempt.blob_id)?.is_none_or(|held| held.row.attempt != attempt) {
         if !rows.is_refused(attempt)? {
@@ -326,7 +351,11 @@ fn read<R: Rows>(rows: &mut R, context: &Context, path: &str, query: Query) -> R
         _ => rows.versions(path, Query::Newest)?.pop().map(|held| held.row.version),
     };
     let highest = prepared.iter().map(|proposal| proposal.row.version).max().max(newest).unwrap_or(0);
-    let hinges = |proposal: &&Proposal| query == Query::At(proposal.row.version);
+    let hinges = |proposal: &&Proposal| match query {
+        Query::At(version) => version == proposal.row.version,
+        Query::Newest => proposal.basis.is_some(),
+        Query::Below { version, .. } => proposal.basis.is_some() && proposal.row.version < version,
+    };
     let complete = match query {
         Query::Below { limit, .. } => held.len() < limit as usize,
         Query::Newest | Query::At(_) => true,

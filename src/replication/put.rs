@@ -1,5 +1,4 @@
-//! A PUT: judged on a strong read where it is conditional or names its version, then tried until a try is decided, and
-//! answered when everything that its answer rests on is settled.
+//! A PUT: judged on a strong read where it is conditional or names its version, then tried until a try is decided.
 //!
 //! Another try begins only after the last one was refused by so many that it can never be decided; the same holds before
 //! anything is refused because of what a try met. So one PUT never becomes two versions.
@@ -81,10 +80,6 @@ enum Stage {
     Trying(Box<Try>),
     /// What stands in the way is settled: the first of them now.
     Clearing(Box<Settle>, Vec<InDoubt>),
-    /// Stored; what its answer rests on is settled.
-    Concluding(Box<Settle>, Vec<InDoubt>),
-    /// Stored; a try that its answer rests on is still worked on.
-    Waiting(Time, Vec<InDoubt>),
     /// Before another try.
     Pausing(Time),
     /// The outcome was told; the last try may still have commits to send.
@@ -104,7 +99,6 @@ pub struct Put {
     rounds: u32,
     until: Time,
     stage: Stage,
-    stored: Option<Row>,
 }
 
 impl Put {
@@ -120,7 +114,6 @@ impl Put {
             rounds: 0,
             until: 0,
             stage: Stage::New,
-            stored: None,
         }
     }
 
@@ -194,6 +187,9 @@ impl Put {
                 return self.clear(now, known.in_doubt.clone());
             }
         } else {
+            if !known.in_doubt.is_empty() {
+                return self.clear(now, known.in_doubt.clone());
+            }
             let newest = known.held.first();
             self.basis = Some(Basis {
                 version: newest.map_or(0, |held| held.row.version),
@@ -228,19 +224,6 @@ impl Put {
         self.go_on(now, Event::Time)
     }
 
-    /// Settles the last of `rest`, or answers.
-    fn conclude(&mut self, now: Time, rest: Vec<InDoubt>) -> Step<Outcome> {
-        let Some(next) = rest.last() else {
-            return match self.stored.take() {
-                Some(row) => self.over(Outcome::Stored { row, created: true }),
-                None => self.over(Outcome::Unknown),
-            };
-        };
-        let settle = Settle::new(self.group.clone(), &self.wanted.path, next, self.rounds);
-        self.stage = Stage::Concluding(Box::new(settle), rest);
-        self.go_on(now, Event::Time)
-    }
-
     /// Waits a little, each PUT and each of its tries another time, so that two that are in each other's way part.
     fn pause(&mut self, now: Time) -> Step<Outcome> {
         if now >= self.until || self.ballot >= TRIES_MAX {
@@ -266,8 +249,7 @@ impl Put {
                 }
                 No::Below(highest) => self.highest = self.highest.max(*highest),
                 No::Taken(held) => self.highest = self.highest.max(held.row.version),
-                No::Fenced(members) => drop(self.group.learn(members)),
-                No::Refused(_) | No::Committed(_) | No::Known(_) | No::Stale => {}
+                No::Refused | No::Fenced | No::Committed(_) | No::Known(_) | No::Stale => {}
             }
         }
         if self.with_data.len() < self.group.write_quorum {
@@ -309,13 +291,11 @@ impl Put {
                 let inner = attempt.step(now, event);
                 self.rounds = attempt.rounds();
                 let outcome = inner.outcome;
+                self.group.learn(attempt.members());
                 let row = attempt.row().clone();
                 self.stage = stage;
                 let step = match outcome {
-                    Some(attempt::Outcome::Committed(settle)) => {
-                        self.stored = Some(row);
-                        if settle.is_empty() { self.stored_now() } else { self.conclude(now, settle) }
-                    }
+                    Some(attempt::Outcome::Committed) => self.stored(row),
                     Some(attempt::Outcome::Aborted(reasons)) => self.aborted(now, &reasons),
                     Some(attempt::Outcome::Unknown) => self.over(Outcome::Unknown),
                     None => Step::none(),
@@ -335,25 +315,6 @@ impl Put {
                 };
                 (inner.sends, step)
             }
-            Stage::Concluding(settle, rest) => {
-                let inner = settle.step(now, event);
-                self.rounds = settle.rounds();
-                let (outcome, mut rest) = (inner.outcome, rest.clone());
-                self.stage = stage;
-                let step = match outcome {
-                    Some(settle::Outcome::Committed | settle::Outcome::Aborted) => {
-                        rest.pop();
-                        self.conclude(now, rest)
-                    }
-                    Some(settle::Outcome::Live) if now < self.until => {
-                        self.stage = Stage::Waiting(now + RETRY_PAUSE.as_millis() as u64, rest);
-                        Step::none()
-                    }
-                    Some(_) => self.over(Outcome::Unknown),
-                    None => Step::none(),
-                };
-                (inner.sends, step)
-            }
             Stage::Over(Some(attempt)) => {
                 // Its outcome was told.
                 let sends = attempt.step(now, event).sends;
@@ -369,16 +330,14 @@ impl Put {
         step
     }
 
-    fn stored_now(&mut self) -> Step<Outcome> {
+    /// Late votes still get their commits.
+    fn stored(&mut self, row: Row) -> Step<Outcome> {
         let attempt = match std::mem::replace(&mut self.stage, Stage::Over(None)) {
             Stage::Trying(attempt) => Some(attempt),
             _ => None,
         };
         self.stage = Stage::Over(attempt);
-        match self.stored.take() {
-            Some(row) => Step::outcome(Outcome::Stored { row, created: true }),
-            None => Step::outcome(Outcome::Unknown),
-        }
+        Step::outcome(Outcome::Stored { row, created: true })
     }
 }
 
@@ -402,10 +361,6 @@ impl Machine for Put {
                 self.start(now)
             }
             Stage::Pausing(until) if now >= *until => self.start(now),
-            Stage::Waiting(until, rest) if now >= *until => {
-                let rest = rest.clone();
-                self.conclude(now, rest)
-            }
             _ => self.go_on(now, event),
         }
     }
@@ -415,8 +370,8 @@ impl Machine for Put {
             Stage::New => Some(0),
             Stage::Reading(read) => read.wake(),
             Stage::Trying(attempt) => attempt.wake(),
-            Stage::Clearing(settle, _) | Stage::Concluding(settle, _) => settle.wake(),
-            Stage::Pausing(until) | Stage::Waiting(until, _) => Some(*until),
+            Stage::Clearing(settle, _) => settle.wake(),
+            Stage::Pausing(until) => Some(*until),
             Stage::Over(_) => None,
         }
     }

@@ -3,10 +3,12 @@
 //!
 //! A tombstone seen once counts, and so does a version. A miss is one only after a quorum said so.
 
-use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Step, Time};
+use super::machine::{Event, Group, Machine, NodeSet, Round, Send, Signatures, Step, Time};
+#[cfg(test)]
+use super::mistake::{Mistake, is_planted};
 use crate::base::topology::NodeId;
-use crate::limits::{COMMIT_TIME, READ_TIME};
-use crate::wire::peer::{Held, InDoubt, Query, Reply, Request};
+use crate::limits::{COMMIT_TIME, READ_TIME, READS_MAX};
+use crate::wire::peer::{Held, Identity, InDoubt, Proven, Query, Reply, Request, Response, Signed};
 
 /// What is known of a path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -17,10 +19,13 @@ pub struct Known {
     pub complete: bool,
     /// The highest number known, of tries too.
     pub highest: u64,
-    /// Tries for the very version that was asked for.
+    /// Tries for the very version that was asked for, else conditional ones that contradict this; they must be settled before
+    /// anyone is told this.
     pub in_doubt: Vec<InDoubt>,
     /// Those that have the first version's chunks.
     pub whole: NodeSet,
+    /// Those that have all of this on disk, a write quorum.
+    pub signed: Vec<Signed>,
 }
 
 /// What a strong read comes to.
@@ -43,6 +48,7 @@ enum Phase {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Answer {
     from: NodeId,
+    identity: Identity,
     held: Vec<Held>,
     complete: bool,
     highest: u64,
@@ -60,7 +66,9 @@ pub struct Read {
     rounds: u32,
     answers: Vec<Answer>,
     /// Replicas that have all of what was read by now.
-    up_to_date: NodeSet,
+    up_to_date: Signatures,
+    /// How often it has begun.
+    begun: u32,
 }
 
 impl Read {
@@ -74,7 +82,8 @@ impl Read {
             phase: Phase::New,
             rounds: round,
             answers: Vec::new(),
-            up_to_date: NodeSet::default(),
+            up_to_date: Signatures::default(),
+            begun: 0,
         }
     }
 
@@ -93,6 +102,10 @@ impl Read {
             known.in_doubt.extend(answer.in_doubt.iter().cloned());
             known.complete &= answer.complete;
             for held in &answer.held {
+                #[cfg(test)]
+                if is_planted(Mistake::TombstonesLeftOutOfReads) && held.tombstoned_at.is_some() {
+                    continue;
+                }
                 match known.held.iter_mut().find(|other| other.row.version == held.row.version) {
                     Some(other) => {
                         other.hollow &= held.hollow;
@@ -114,7 +127,11 @@ impl Read {
         }
         known.in_doubt.sort();
         known.in_doubt.dedup();
-        known.in_doubt.retain(|try_| known.held.iter().all(|held| held.row.version != try_.version));
+        let newest = known.held.first();
+        match self.query {
+            Query::At(_) => known.in_doubt.retain(|_| newest.is_none()),
+            Query::Newest | Query::Below { .. } => known.in_doubt.retain(|other| other.contradicts(newest)),
+        }
         if let Some(first) = known.held.first() {
             let has = |answer: &&Answer| {
                 answer.held.iter().any(|held| held.row.version == first.row.version && !held.hollow)
@@ -133,31 +150,81 @@ impl Read {
         known.held.iter().filter(lacks).cloned().collect()
     }
 
+    /// Answers of disks that still are what they were.
+    fn current(&self) -> usize {
+        self.answers.iter().filter(|answer| self.group.is_current(&(answer.from, answer.identity))).count()
+    }
+
     fn conclude(&mut self, now: Time) -> Step<Outcome> {
-        let known = self.merge();
+        let group = &self.group;
+        self.answers.retain(|answer| group.is_current(&(answer.from, answer.identity)));
+        let mut known = self.merge();
         let lacking: Vec<(NodeId, Vec<Held>)> =
             self.answers.iter().map(|answer| (answer.from, Self::lacks(answer, &known))).collect();
-        self.up_to_date =
-            lacking.iter().filter(|(_, lacks)| lacks.is_empty()).map(|(node, _)| *node).collect();
-        if self.up_to_date.len() >= self.group.write_quorum {
-            self.phase = Phase::Over;
-            return Step::outcome(Outcome::Known(known));
+        let has_all = |node: NodeId| lacking.iter().any(|(other, lacks)| *other == node && lacks.is_empty());
+        self.up_to_date = Signatures::default();
+        for answer in self.answers.iter().filter(|answer| has_all(answer.from)) {
+            self.up_to_date.insert(answer.from, answer.identity);
+        }
+        if self.up_to_date.current(&self.group) >= self.group.write_quorum {
+            known.signed = self.up_to_date.all();
+            return self.over(Outcome::Known(known));
         }
         self.rounds += 1;
         let to: NodeSet =
             lacking.iter().filter(|(_, lacks)| !lacks.is_empty()).map(|(node, _)| *node).collect();
         let until = now + COMMIT_TIME.as_millis() as u64;
-        let request = |node| Request::Finish {
-            path: self.path.clone(),
-            held: lacking
-                .iter()
-                .find(|(other, _)| *other == node)
-                .map(|(_, lacks)| lacks.clone())
-                .unwrap_or_default(),
+        let request = |node| {
+            let lacks = lacking.iter().find(|(other, _)| *other == node);
+            let versions = lacks.map(|(_, lacks)| lacks.iter().map(|held| self.proven(held)).collect());
+            Request::Finish { path: self.path.clone(), versions: versions.unwrap_or_default() }
         };
         let (round, sends) = Round::begin(self.rounds, to, until, request);
         self.phase = Phase::Finishing(round, known);
         Step::sends(sends)
+    }
+
+    fn proven(&self, held: &Held) -> Proven {
+        let has = |answer: &&Answer| answer.held.iter().any(|theirs| theirs.row.version == held.row.version);
+        let on = self.answers.iter().filter(has).map(|answer| (answer.from, answer.identity)).collect();
+        Proven { held: held.clone(), on }
+    }
+
+    /// A replica has taken over what it lacked.
+    fn finished(
+        &mut self,
+        now: Time,
+        (from, round): (NodeId, Round),
+        mut known: Known,
+        reply: Option<Response>,
+    ) -> Step<Outcome> {
+        if let Some((identity, Reply::Done { counts: true, conditional, newer })) =
+            self.group.open(from, reply)
+        {
+            if self.query == Query::Newest {
+                if newer.is_some() {
+                    return if self.begun < READS_MAX {
+                        self.begin(now)
+                    } else {
+                        self.over(Outcome::Unavailable)
+                    };
+                }
+                let newest = known.held.first();
+                known.in_doubt.extend(conditional.into_iter().filter(|other| other.contradicts(newest)));
+                known.in_doubt.sort();
+                known.in_doubt.dedup();
+            }
+            self.up_to_date.insert(from, identity);
+        }
+        if self.up_to_date.current(&self.group) >= self.group.write_quorum {
+            known.signed = self.up_to_date.all();
+            return self.over(Outcome::Known(known));
+        }
+        if round.waiting().is_empty() {
+            return self.over(Outcome::Unavailable);
+        }
+        self.phase = Phase::Finishing(round, known);
+        Step::none()
     }
 
     fn over(&mut self, outcome: Outcome) -> Step<Outcome> {
@@ -167,6 +234,8 @@ impl Read {
 
     fn begin(&mut self, now: Time) -> Step<Outcome> {
         self.rounds += 1;
+        self.begun += 1;
+        self.answers.clear();
         let (path, query) = (self.path.clone(), self.query);
         let until = now + READ_TIME.as_millis() as u64;
         let (round, sends): (Round, Vec<Send>) =
@@ -188,14 +257,16 @@ impl Machine for Read {
                     return Step::none();
                 }
                 self.phase = Phase::Asking(*round);
-                if let Some(Reply::Known { held, complete, highest, in_doubt }) = reply {
-                    self.answers.push(Answer { from, held, complete, highest, in_doubt });
+                if let Some((identity, Reply::Known { held, complete, highest, in_doubt })) =
+                    self.group.open(from, reply)
+                {
+                    self.answers.push(Answer { from, identity, held, complete, highest, in_doubt });
                     self.answers.sort_by_key(|answer| answer.from);
                 }
-                if self.answers.len() >= self.group.write_quorum {
+                if self.current() >= self.group.write_quorum {
                     return self.conclude(now);
                 }
-                if self.answers.len() + round.waiting().len() < self.group.write_quorum {
+                if self.current() + round.waiting().len() < self.group.write_quorum {
                     return self.over(Outcome::Unavailable);
                 }
                 Step::none()
@@ -205,14 +276,7 @@ impl Machine for Read {
                 if !round.took(from, number) {
                     return Step::none();
                 }
-                if matches!(reply, Some(Reply::Done { counts: true, .. })) {
-                    self.up_to_date.insert(from);
-                }
-                self.phase = Phase::Finishing(*round, known.clone());
-                if self.up_to_date.len() >= self.group.write_quorum {
-                    return self.over(Outcome::Known(std::mem::take(known)));
-                }
-                if round.waiting().is_empty() { self.over(Outcome::Unavailable) } else { Step::none() }
+                self.finished(now, (from, *round), std::mem::take(known), reply)
             }
             (Phase::Finishing(round, _), Event::Time) if now >= round.until() => {
                 self.over(Outcome::Unavailable)

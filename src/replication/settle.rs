@@ -6,7 +6,7 @@
 use super::machine::{Event, Group, Machine, NodeSet, Round, Signatures, Step, Time};
 use crate::base::topology::NodeId;
 use crate::limits::{ASK_TIME, COMMIT_TIME};
-use crate::wire::peer::{Attempt, Held, InDoubt, Reply, Request, Row, Standing};
+use crate::wire::peer::{Attempt, Held, InDoubt, Proven, Reply, Request, Response, Row, Standing};
 
 /// What became of a try.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +38,8 @@ pub struct Settle {
     path: String,
     attempt: Attempt,
     coordinator: NodeId,
+    /// Whether a coordinator that still works on it may go on.
+    patient: bool,
     phase: Phase,
     rounds: u32,
     row: Option<Row>,
@@ -45,7 +47,7 @@ pub struct Settle {
     held: Option<Held>,
     yes: Signatures,
     refusals: Signatures,
-    committed: NodeSet,
+    committed: Signatures,
 }
 
 impl Settle {
@@ -56,14 +58,20 @@ impl Settle {
             path: path.to_owned(),
             attempt: in_doubt.attempt,
             coordinator: in_doubt.coordinator,
+            patient: true,
             phase: Phase::New,
             rounds: round,
             row: None,
             held: None,
             yes: Signatures::default(),
             refusals: Signatures::default(),
-            committed: NodeSet::default(),
+            committed: Signatures::default(),
         }
+    }
+
+    /// Settles a try now, even if its coordinator still works on it: for an answer that it contradicts.
+    pub fn at_once(group: Group, path: &str, in_doubt: &InDoubt, round: u32) -> Self {
+        Self { patient: false, ..Self::new(group, path, in_doubt, round) }
     }
 
     /// Where the numbers of another machine's rounds may begin.
@@ -82,47 +90,40 @@ impl Settle {
     }
 
     fn ask_all(&mut self, now: Time) -> Step<Outcome> {
-        let (round, sends) = self.ask(now, self.group.all(), true);
+        let (round, sends) = self.ask(now, self.group.all(), self.patient);
         self.phase = Phase::AskingAll(round);
         Step::sends(sends)
     }
 
-    fn hear(&mut self, from: NodeId, reply: Option<Reply>) -> bool {
-        match reply {
-            Some(Reply::Standing(Standing::Committed(held))) => {
+    fn hear(&mut self, from: NodeId, reply: Option<Response>) -> bool {
+        let Some((identity, Reply::Standing(standing))) = self.group.open(from, reply) else { return false };
+        match standing {
+            Standing::Committed(held) => {
                 self.row = Some(held.row.clone());
-                self.committed.insert(from);
+                self.committed.insert(from, identity);
                 if self.held.as_ref().is_none_or(|known| known.tombstoned_at.is_none()) {
                     self.held = Some(*held);
                 }
             }
-            Some(Reply::Standing(Standing::Prepared(identity, proposal))) => {
+            Standing::Prepared(proposal) => {
                 self.yes.insert(from, identity);
                 self.row.get_or_insert(proposal.row);
             }
-            Some(Reply::Standing(Standing::Refused(identity))) => self.refusals.insert(from, identity),
-            Some(Reply::Standing(Standing::Live)) => return true,
-            _ => {}
+            Standing::Refused => self.refusals.insert(from, identity),
+            Standing::Live => return true,
+            Standing::Unknown => {}
         }
         false
     }
 
     fn judge(&mut self, now: Time, round: Round) -> Step<Outcome> {
-        if self.committed.len() >= self.group.write_quorum {
+        if self.committed.current(&self.group) >= self.group.write_quorum {
             return self.over(Outcome::Committed);
         }
-        if let Some(mut held) = self.held.clone() {
-            // Those that were asked and have it need not hear of it again.
-            held.hollow = false;
-            self.rounds += 1;
-            let (to, path) = (self.group.all().without(self.committed), self.path.clone());
-            let until = now + COMMIT_TIME.as_millis() as u64;
-            let (round, sends) = Round::begin(self.rounds, to, until, |_| Request::Finish {
-                path: path.clone(),
-                held: vec![held.clone()],
-            });
-            self.phase = Phase::Committing(round);
-            return Step::sends(sends);
+        if self.committed.current(&self.group) > 0
+            && let Some(held) = self.held.clone()
+        {
+            return self.bring(now, held);
         }
         if self.yes.current(&self.group) >= self.group.write_quorum
             && let Some(row) = self.row.clone()
@@ -159,6 +160,21 @@ impl Settle {
         Step::none()
     }
 
+    /// Those that were asked and have it need not hear of it again.
+    fn bring(&mut self, now: Time, mut held: Held) -> Step<Outcome> {
+        held.hollow = false;
+        self.rounds += 1;
+        let (to, path) = (self.group.all().without(self.committed.nodes()), self.path.clone());
+        let (until, version) =
+            (now + COMMIT_TIME.as_millis() as u64, Proven { held, on: self.committed.all() });
+        let (round, sends) = Round::begin(self.rounds, to, until, |_| Request::Finish {
+            path: path.clone(),
+            versions: vec![version.clone()],
+        });
+        self.phase = Phase::Committing(round);
+        Step::sends(sends)
+    }
+
     fn over(&mut self, outcome: Outcome) -> Step<Outcome> {
         self.phase = Phase::Over;
         Step::outcome(outcome)
@@ -172,7 +188,7 @@ impl Machine for Settle {
         let mut phase = self.phase.clone();
         match (&mut phase, event) {
             (Phase::New, _) => {
-                if !self.group.all().contains(self.coordinator) {
+                if !self.patient || !self.group.all().contains(self.coordinator) {
                     return self.ask_all(now);
                 }
                 let (round, sends) = self.ask(now, [self.coordinator].into_iter().collect(), true);
@@ -205,14 +221,10 @@ impl Machine for Settle {
                     return Step::none();
                 }
                 self.phase = Phase::Committing(*round);
-                match reply {
-                    Some(Reply::Done { counts: true, .. }) => self.committed.insert(from),
-                    Some(Reply::Fenced(members)) => {
-                        self.group.learn(&members);
-                    }
-                    _ => {}
+                if let Some((identity, Reply::Done { counts: true, .. })) = self.group.open(from, reply) {
+                    self.committed.insert(from, identity);
                 }
-                if self.committed.len() >= self.group.write_quorum {
+                if self.committed.current(&self.group) >= self.group.write_quorum {
                     return self.over(Outcome::Committed);
                 }
                 if round.waiting().is_empty() { self.over(Outcome::Unknown) } else { Step::none() }

@@ -81,6 +81,8 @@ pub enum Answer {
     Admitted,
     /// To `Rows`.
     Rows {
+        /// Whose disk they are on: they are taken over only while that is the node's disk, and only from one disk to the end.
+        identity: Identity,
         /// Versions.
         held: Vec<Held>,
         /// Where to go on; none: that was all.

@@ -107,6 +107,20 @@ pub struct InDoubt {
     pub version: u64,
     /// Who coordinates it.
     pub coordinator: NodeId,
+    /// What its condition was judged on, if it has one that depends on the newest version.
+    pub basis: Option<Basis>,
+}
+
+impl InDoubt {
+    /// Whether an answer that shows `newest` as the newest version could not be given if this try had become a version before: it was
+    /// judged on something else, and would be newer.
+    pub fn contradicts(&self, newest: Option<&Held>) -> bool {
+        let shown = newest.map_or(Basis { version: 0, tombstoned: false }, |held| Basis {
+            version: held.row.version,
+            tombstoned: held.tombstoned_at.is_some(),
+        });
+        self.version > shown.version && self.basis.is_some_and(|basis| basis != shown)
+    }
 }
 
 /// Which versions of a path are asked for.
@@ -127,6 +141,15 @@ pub enum Query {
 
 /// A vote or a refusal, and whose it is.
 pub type Signed = (NodeId, Identity);
+
+/// A committed version, and what shows that it is one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Proven {
+    /// The version.
+    pub held: Held,
+    /// Replicas that have it on disk; one whose disk was replaced since proves nothing.
+    pub on: Vec<Signed>,
+}
 
 /// What a replica is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -175,7 +198,7 @@ pub enum Request {
         /// The path.
         path: String,
         /// The versions.
-        held: Vec<Held>,
+        versions: Vec<Proven>,
     },
 }
 
@@ -197,9 +220,9 @@ impl Request {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum No {
     /// The try was refused for good.
-    Refused(Identity),
+    Refused,
     /// The replica knows other replicas than the proposal does.
-    Fenced(Members),
+    Fenced,
     /// It is the version already.
     Committed(Box<Held>),
     /// The blob is known by another try.
@@ -226,9 +249,9 @@ pub enum Standing {
     /// It is a version.
     Committed(Box<Held>),
     /// The replica voted yes.
-    Prepared(Identity, Box<Proposal>),
+    Prepared(Box<Proposal>),
     /// It was refused for good.
-    Refused(Identity),
+    Refused,
     /// The coordinator still works on it.
     Live,
     /// The replica has lost its memory.
@@ -238,13 +261,8 @@ pub enum Standing {
 /// What a replica answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Reply {
-    /// To [`Request::Prepare`]: yes, by this identity; conditional tries on the path must be settled before anyone is answered.
-    Yes {
-        /// Whose vote it is.
-        identity: Identity,
-        /// Conditional tries prepared on the path.
-        conditional: Vec<InDoubt>,
-    },
+    /// To [`Request::Prepare`].
+    Yes,
     /// To [`Request::Prepare`].
     No(No),
     /// To [`Request::Commit`] and [`Request::Finish`]: done and on disk.
@@ -253,9 +271,11 @@ pub enum Reply {
         counts: bool,
         /// Conditional tries prepared on the path.
         conditional: Vec<InDoubt>,
+        /// The newest version, if it is above those of the request: it may be on fewer than a write quorum.
+        newer: Option<Box<Held>>,
     },
-    /// To [`Request::Commit`] and [`Request::Abort`]: what it rests on is not what this replica knows.
-    Fenced(Members),
+    /// To [`Request::Commit`], [`Request::Finish`] and [`Request::Abort`]: what it rests on is not what this replica knows.
+    Fenced,
     /// To [`Request::Abort`].
     Aborted,
     /// To [`Request::Ask`].
@@ -268,13 +288,23 @@ pub enum Reply {
         complete: bool,
         /// The highest number known, of tries too.
         highest: u64,
-        /// Tries for the very version that was asked for.
+        /// Tries for the very version that was asked for; else conditional ones.
         in_doubt: Vec<InDoubt>,
     },
     /// The replica has lost its memory.
     Recovering,
     /// The replica cannot say: its slot is out of service.
     Unavailable(String),
+}
+
+/// An answer and the replicas as the answering node had them on disk when it gave it: among them the disk that the answer stands for. Answers are
+/// counted together only while none of them knows that the disk of another was replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Response {
+    /// The replicas.
+    pub members: Members,
+    /// The answer.
+    pub reply: Reply,
 }
 
 /// A message as bytes.

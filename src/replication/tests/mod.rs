@@ -1,0 +1,14 @@
+//! The protocol under two checkers: `explored` walks through small configurations whole, `simulator` through long random
+//! histories of larger ones. Both drive the very machines that the server runs, in one `world`, and both must notice every
+//! mistake that `mistakes` plants.
+#![allow(clippy::pedantic, clippy::expect_used, clippy::panic, reason = "a failure here is a failed test")]
+
+mod explored;
+mod history;
+mod model;
+mod node;
+mod properties;
+mod run;
+mod shared;
+mod store;
+mod world;

@@ -1,0 +1,115 @@
+//! What a replica stores, in memory: rows by blob, so that even what must never be can be held and seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+
+use crate::base::clock::Timestamp;
+use crate::base::ids::BlobId;
+use crate::replication::participant::{EVERY_BALLOT, Rows};
+use crate::wire::peer::{Attempt, Held, Proposal, Query, Row};
+
+/// Rows of one slot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Store {
+    pub(super) held: BTreeMap<BlobId, Held>,
+    pub(super) prepared: BTreeMap<BlobId, Proposal>,
+    pub(super) refused: BTreeSet<Attempt>,
+}
+
+impl Store {
+    pub(super) fn has(&self, blob: BlobId) -> bool {
+        self.held.contains_key(&blob)
+    }
+
+    pub(super) fn is_tombstoned(&self, path: &str, version: u64) -> bool {
+        let is = |held: &Held| held.row.path == path && held.row.version == version;
+        self.held.values().any(|held| is(held) && held.tombstoned_at.is_some())
+    }
+
+    pub(super) fn has_refused(&self, attempt: Attempt) -> bool {
+        self.refused.contains(&attempt)
+            || self.refused.contains(&Attempt { blob_id: attempt.blob_id, ballot: EVERY_BALLOT })
+    }
+
+    /// Takes over a row as another replica hands it over.
+    pub(super) fn take(&mut self, theirs: &Held) {
+        let mine = self.held.entry(theirs.row.attempt.blob_id).or_insert_with(|| Held {
+            hollow: true,
+            tombstoned_at: None,
+            ..theirs.clone()
+        });
+        mine.tombstoned_at = mine.tombstoned_at.or(theirs.tombstoned_at);
+    }
+}
+
+impl Rows for Store {
+    type Error = Infallible;
+
+    fn versions(&mut self, path: &str, query: Query) -> Result<Vec<Held>, Infallible> {
+        let mut found: Vec<Held> = self.held.values().filter(|held| held.row.path == path).cloned().collect();
+        found.sort_by_key(|held| std::cmp::Reverse(held.row.version));
+        match query {
+            Query::Newest => found.truncate(1),
+            Query::At(version) => found.retain(|held| held.row.version == version),
+            Query::Below { version, limit } => {
+                found.retain(|held| held.row.version < version);
+                found.truncate(limit as usize);
+            }
+        }
+        Ok(found)
+    }
+
+    fn committed(&mut self, blob: BlobId) -> Result<Option<Held>, Infallible> {
+        Ok(self.held.get(&blob).cloned())
+    }
+
+    fn prepared(&mut self, blob: BlobId) -> Result<Option<Proposal>, Infallible> {
+        Ok(self.prepared.get(&blob).cloned())
+    }
+
+    fn prepared_on(&mut self, path: &str) -> Result<Vec<Proposal>, Infallible> {
+        Ok(self.prepared.values().filter(|proposal| proposal.row.path == path).cloned().collect())
+    }
+
+    fn is_refused(&mut self, attempt: Attempt) -> Result<bool, Infallible> {
+        Ok(self.has_refused(attempt))
+    }
+
+    fn prepare(&mut self, proposal: &Proposal) -> Result<(), Infallible> {
+        let before = self.prepared.insert(proposal.row.attempt.blob_id, proposal.clone());
+        assert_eq!(before, None, "a blob is prepared once");
+        Ok(())
+    }
+
+    fn forget(&mut self, attempt: Attempt) -> Result<(), Infallible> {
+        if self.prepared.get(&attempt.blob_id).is_some_and(|mine| mine.row.attempt == attempt) {
+            self.prepared.remove(&attempt.blob_id);
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, attempt: Attempt) -> Result<(), Infallible> {
+        self.refused.insert(attempt);
+        Ok(())
+    }
+
+    fn commit(&mut self, attempt: Attempt) -> Result<(), Infallible> {
+        let mine = self.prepared.remove(&attempt.blob_id).expect("what is committed was prepared");
+        assert_eq!(mine.row.attempt, attempt);
+        self.held.insert(attempt.blob_id, Held { row: mine.row, tombstoned_at: None, hollow: false });
+        Ok(())
+    }
+
+    fn commit_hollow(&mut self, row: &Row) -> Result<(), Infallible> {
+        let held = Held { row: row.clone(), tombstoned_at: None, hollow: true };
+        let before = self.held.insert(row.attempt.blob_id, held);
+        assert_eq!(before, None, "a blob is committed once");
+        Ok(())
+    }
+
+    fn tombstone(&mut self, row: &Row, at: Timestamp) -> Result<(), Infallible> {
+        let mine = self.held.get_mut(&row.attempt.blob_id).expect("what is tombstoned was committed");
+        mine.tombstoned_at = Some(mine.tombstoned_at.map_or(at, |before| before.min(at)));
+        Ok(())
+    }
+}
