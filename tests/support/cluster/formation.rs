@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use super::links::Links;
-use super::node::Node;
+use super::node::{Node, STOP_DEADLINE};
 use super::ports;
 use super::support::{Connection, Request, Response, poll};
 
@@ -152,7 +152,9 @@ impl Cluster {
     /// Stops all nodes in good order, at the same time.
     pub fn terminate_all(&mut self) -> Vec<ExitStatus> {
         self.nodes.iter_mut().for_each(Node::ask_to_stop);
-        self.nodes.iter_mut().filter(|node| node.is_running()).map(Node::terminate).collect()
+        // A second signal would end them at once.
+        let running = self.nodes.iter_mut().filter(|node| node.is_running());
+        running.map(|node| node.wait_gone(STOP_DEADLINE)).collect()
     }
 
     /// Starts a node that must refuse; what it wrote to stderr in this start.

@@ -13,7 +13,7 @@ use super::support::{Connection, Request, poll, process};
 /// How long an answer of the admin listener may take; a stopped node gives none.
 const ADMIN_PATIENCE: Duration = Duration::from_millis(500);
 /// A node that was asked to stop is gone within this.
-const STOP_DEADLINE: Duration = Duration::from_secs(60);
+pub const STOP_DEADLINE: Duration = Duration::from_secs(60);
 
 pub struct Node {
     pub name: String,
