@@ -43,7 +43,7 @@ pub(super) enum Op {
         request: Box<peer::Request>,
         data: Option<Arc<Uploaded>>,
         around: Surroundings,
-        reply: Reply<peer::Reply>,
+        reply: Reply<peer::Response>,
     },
     /// Whether the files of a blob that nothing names may go.
     Sweep(BlobId, Reply<bool>),
@@ -58,7 +58,7 @@ pub(super) enum Answer {
     Staged(Row),
     Deleted(BlobMeta),
     /// With what changed.
-    Peer(peer::Reply, Changes),
+    Peer(peer::Response, Changes),
     Is(bool),
 }
 

@@ -54,7 +54,7 @@ enum Question {
     Admit { path: String, version: Option<u64>, conditions: Conditions, reply: Reply<()> },
     IsKnown { blob_id: BlobId, reply: Reply<bool> },
     Undropped { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, BlobId)>> },
-    Peer { request: Box<peer::Request>, reply: Reply<peer::Reply> },
+    Peer { request: Box<peer::Request>, reply: Reply<peer::Response> },
     InDoubt { until: Timestamp, limit: usize, reply: Reply<Vec<(String, InDoubt)>> },
     Page { after: i64, limit: usize, reply: Reply<Handed> },
     Hollow { limit: usize, reply: Reply<Vec<Held>> },
@@ -150,7 +150,7 @@ impl Readers {
     }
 
     /// Answers a coordinator's read.
-    pub async fn peer(&self, slot: Slot, request: peer::Request) -> Result<peer::Reply> {
+    pub async fn peer(&self, slot: Slot, request: peer::Request) -> Result<peer::Response> {
         self.ask(slot, |reply| Question::Peer { request: Box::new(request), reply }).await
     }
 
@@ -310,16 +310,17 @@ fn answer_peer(
     db: Option<&Connection>,
     context: Option<&Context>,
     request: &peer::Request,
-) -> std::result::Result<peer::Reply, Failure> {
+) -> std::result::Result<peer::Response, Failure> {
     let (Some(context), peer::Request::Read { .. }) = (context, request) else {
         return Err(Error::new(Code::BadRequest, "not a read of a cluster").into());
     };
     let Some(db) = db else {
-        return Ok(if context.recovering {
+        let reply = if context.recovering {
             peer::Reply::Recovering
         } else {
             peer::Reply::Known { held: Vec::new(), complete: true, highest: 0, in_doubt: Vec::new() }
-        });
+        };
+        return Ok(peer::Response { members: context.members.clone(), reply });
     };
     let moment = Moment { seq: 0, now: Timestamp(0), keep_versions: 0 };
     let mut rows = Replica::new(db, moment, None);

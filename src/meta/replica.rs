@@ -95,8 +95,8 @@ pub(super) fn in_doubt(db: &Connection, until: Timestamp, limit: usize) -> Resul
         .query_map((until.0, limit), proposal)?
         .collect::<Result<_>>()?;
     let in_doubt = |proposal: Proposal| {
-        let Proposal { row, coordinator, .. } = proposal;
-        (row.path, InDoubt { attempt: row.attempt, version: row.version, coordinator })
+        let Proposal { row, coordinator, basis, .. } = proposal;
+        (row.path, InDoubt { attempt: row.attempt, version: row.version, coordinator, basis })
     };
     Ok(proposals.into_iter().map(in_doubt).collect())
 }

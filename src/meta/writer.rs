@@ -169,7 +169,7 @@ impl Writers {
         request: peer::Request,
         data: Option<Arc<Uploaded>>,
         around: Surroundings,
-    ) -> Result<peer::Reply> {
+    ) -> Result<peer::Response> {
         self.ask(slot, |reply| Op::Peer { request: Box::new(request), data, around, reply }).await
     }
 

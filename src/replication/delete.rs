@@ -43,9 +43,9 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     New,
-    Reading(Read),
+    Reading(Box<Read>),
     /// What the choice hinges on is settled.
-    Clearing(Settle, Vec<InDoubt>),
+    Clearing(Box<Settle>, Vec<InDoubt>),
     Burying(Round, Signatures),
     Over,
 }
@@ -105,7 +105,8 @@ impl Delete {
             Which::Version(version) => Query::At(version),
             Which::All | Which::AllBut(_) => Query::Below { version: self.below, limit: DELETE_PAGE },
         };
-        self.stage = Stage::Reading(Read::new(self.group.clone(), &self.path, query, self.rounds));
+        let read = Read::new(self.group.clone(), &self.path, query, self.rounds);
+        self.stage = Stage::Reading(Box::new(read));
         self.go_on(now, Event::Time)
     }
 
@@ -167,7 +168,7 @@ impl Delete {
             Which::Version(_) => Settle::new(group, path, &next, self.rounds),
             _ => Settle::at_once(group, path, &next, self.rounds),
         };
-        self.stage = Stage::Clearing(settle, doubts);
+        self.stage = Stage::Clearing(Box::new(settle), doubts);
         self.go_on(now, Event::Time)
     }
 

@@ -225,7 +225,7 @@ impl Replica<'_> {
     /// The highest version that this replica knows.
     async fn highest(&self, path: &str) -> Result<u64, Failure> {
         let request = PeerRequest::Read { path: path.to_owned(), query: Query::Newest };
-        match self.core.node.readers.peer(self.slot, request).await? {
+        match self.core.node.readers.peer(self.slot, request).await?.reply {
             Reply::Known { highest, .. } => Ok(highest),
             _ => Ok(0),
         }

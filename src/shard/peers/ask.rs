@@ -13,7 +13,7 @@ use crate::shard::core::Core;
 use crate::wire::head::Framing;
 use crate::wire::peer::cluster::{Answer, Question};
 use crate::wire::peer::list::{Ask, Listed};
-use crate::wire::peer::{Reply, Request, decode, encode};
+use crate::wire::peer::{Reply, Request, Response, decode, encode};
 
 /// Where requests of coordinators go.
 pub(super) const REQUEST: &str = "/peer/request";
@@ -24,14 +24,14 @@ pub(super) const CLUSTER: &str = "/peer/cluster";
 pub(super) const LIST: &str = "/peer/list";
 
 /// Asks a replica; none: it is not known whether the request arrived.
-pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Duration) -> Option<Reply> {
+pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Duration) -> Option<Response> {
     let reply = exchange(core, to, REQUEST, encode(request).ok()?, time).await.ok()?;
-    match decode(&reply) {
-        Ok(Reply::Unavailable(why)) => {
+    match decode::<Response>(&reply) {
+        Ok(Response { reply: Reply::Unavailable(why), .. }) => {
             tracing::debug!(node = to.0, %why, "a replica cannot answer");
             None
         }
-        Ok(reply) => Some(reply),
+        Ok(response) => Some(response),
         Err(error) => {
             tracing::warn!(node = to.0, %error, "a replica answered rubbish");
             None

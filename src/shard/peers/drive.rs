@@ -9,10 +9,13 @@ use monoio::time::timeout;
 
 use super::ask::ask;
 use super::cluster::Cluster;
+use super::membership::learn;
 use super::participate::participate;
+use crate::base::slot::Slot;
 use crate::limits::COMMIT_TIME;
 use crate::replication::machine::{Event, Machine, NodeSet, Send};
 use crate::shard::core::Core;
+use crate::wire::peer::Response;
 
 /// Runs a coordinator to its outcome; nodes that do not answer are asked only if they are `worth` it.
 pub(in crate::shard) async fn drive<M: Machine + 'static>(
@@ -87,7 +90,12 @@ impl<M: Machine + 'static> Driver<M> {
             let reply = if to == cluster.topology().me() {
                 participate(&core, &cluster, request).await
             } else if worth {
-                ask(&core, to, &request, COMMIT_TIME).await
+                let response = ask(&core, to, &request, COMMIT_TIME).await;
+                if let Some(Response { members, .. }) = &response {
+                    // What cannot be recorded now is said again with the next answer.
+                    let _ = learn(&cluster, Slot::of(request.path()), members).await;
+                }
+                response
             } else {
                 None
             };

@@ -14,10 +14,14 @@ use crate::meta::replica::Uploaded;
 use crate::meta::slots::State;
 use crate::replication::participant::Surroundings;
 use crate::shard::core::Core;
-use crate::wire::peer::{Proposal, Query, Reply, Request, Standing};
+use crate::wire::peer::{Proposal, Query, Reply, Request, Response, Standing};
 
 /// Answers a request of a coordinator; none: it cannot be answered now.
-pub(super) async fn participate(core: &Rc<Core>, cluster: &Arc<Cluster>, request: Request) -> Option<Reply> {
+pub(super) async fn participate(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    request: Request,
+) -> Option<Response> {
     match try_participate(core, cluster, request).await {
         Ok(reply) => Some(reply),
         Err(error) => {
@@ -31,7 +35,7 @@ pub(super) async fn try_participate(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     mut request: Request,
-) -> Result<Reply, Error> {
+) -> Result<Response, Error> {
     let slot = Slot::of(request.path());
     let node = &core.node;
     if !cluster.topology().is_mine(slot) {
@@ -67,18 +71,19 @@ pub(super) async fn try_participate(
         Request::Ask { attempt, .. } => Some(*attempt),
         _ => None,
     };
-    let reply = node.writers.peer(slot, request, data, around).await?;
-    if let (Some(blob), Reply::Done { .. }) = (blob, &reply) {
+    let response = node.writers.peer(slot, request, data, around).await?;
+    let reply = &response.reply;
+    if let (Some(blob), Reply::Done { .. }) = (blob, reply) {
         // One that is still coming in stays live until it is here.
         let was_here = cluster.uploads.remove(blob);
         if was_here && !cluster.coordinating.contains(blob) {
             node.live.remove(blob);
         }
     }
-    if let (Some(attempt), Reply::Standing(Standing::Refused(_))) = (asked_about, &reply) {
+    if let (Some(attempt), Reply::Standing(Standing::Refused)) = (asked_about, reply) {
         tracing::debug!(blob = %attempt.blob_id, ballot = attempt.ballot, "a try is refused for good");
     }
-    Ok(reply)
+    Ok(response)
 }
 
 /// Bounds of what a peer may ask for.
@@ -86,7 +91,7 @@ fn check(request: &Request) -> Result<(), Error> {
     let good = match request {
         Request::Read { query: Query::Below { limit, .. }, .. } => *limit as usize <= PAGE_MAX + 1,
         Request::Prepare { inline: Some(bytes), .. } => bytes.len() as u64 <= INLINE_MAX,
-        Request::Finish { held, .. } => held.len() <= (DELETE_PAGE as usize).max(PAGE_MAX + 1),
+        Request::Finish { versions, .. } => versions.len() <= (DELETE_PAGE as usize).max(PAGE_MAX + 1),
         _ => true,
     };
     if good { Ok(()) } else { Err(Error::new(Code::BadRequest, "a peer asks for more than there can be")) }

@@ -51,7 +51,9 @@ pub(in crate::shard) async fn handle(
             let request: peer::Request = message(connection, body).await?;
             let reply = match try_participate(core, &cluster, request).await {
                 Ok(reply) => reply,
-                Err(error) => peer::Reply::Unavailable(error.to_string()),
+                Err(error) => {
+                    peer::Response { members: Vec::new(), reply: peer::Reply::Unavailable(error.to_string()) }
+                }
             };
             binary(&reply)
         }

@@ -23,7 +23,7 @@ use crate::shard::core::Core;
 use crate::shard::peers::ask::ask;
 use crate::shard::peers::cluster::Cluster;
 use crate::shard::upload::discard_files;
-use crate::wire::peer::{Held, Reply, Request};
+use crate::wire::peer::{Held, Proven, Reply, Request, Response, Signed};
 
 /// Sweeps the slots of this core for as long as it runs.
 pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
@@ -100,9 +100,11 @@ async fn drop_chunks(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, until:
 /// Makes sure that a write quorum has tombstones that this replica has.
 async fn bury(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, held: Vec<Held>) -> Result<()> {
     let group = cluster.group(slot)?;
-    let Some(first) = held.first() else { return Ok(()) };
-    let request = Rc::new(Request::Finish { path: first.row.path.clone(), held });
     let me = cluster.topology().me();
+    let on: Vec<Signed> = group.identity_of(me).map(|identity| (me, identity)).into_iter().collect();
+    let Some(path) = held.first().map(|first| first.row.path.clone()) else { return Ok(()) };
+    let versions = held.into_iter().map(|held| Proven { held, on: on.clone() }).collect();
+    let request = Rc::new(Request::Finish { path, versions });
     let asking: Vec<_> = group
         .nodes()
         .filter(|node| *node != me && cluster.is_reachable(*node))
@@ -114,7 +116,9 @@ async fn bury(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, held: Vec<Hel
     // Here once more, too: a replica that is recovering does not count, and its writer knows.
     let around = Surroundings { has_data: false, has_room: false, is_live: false };
     let mine = core.node.writers.peer(slot, Request::clone(&request), None, around).await?;
-    let counts = |reply: &Option<Reply>| matches!(reply, Some(Reply::Done { counts: true, .. }));
+    let counts = |response: &Option<Response>| {
+        matches!(response, Some(Response { reply: Reply::Done { counts: true, .. }, .. }))
+    };
     let mut buried = usize::from(counts(&Some(mine)));
     for asked in asking {
         buried += usize::from(counts(&asked.await));

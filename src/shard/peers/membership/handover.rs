@@ -38,5 +38,8 @@ pub(super) async fn hand_over(
         node.writers.barrier(slot).await?;
     }
     let (held, next) = node.readers.page(slot, after, HANDOVER_ROWS).await?;
-    Ok(Answer::Rows { held, next, whole: was_whole && !node.slots.is_recovering(slot) })
+    let mine = cluster.roster.members(slot).into_iter().find(|known| known.node == cluster.topology().me());
+    let Some(mine) = mine else { return no("the cluster is not formed") };
+    let whole = was_whole && !node.slots.is_recovering(slot);
+    Ok(Answer::Rows { identity: mine.identity, held, next, whole })
 }

@@ -19,7 +19,7 @@ use crate::shard::core::Core;
 use crate::shard::peers::ask::ask_cluster;
 use crate::shard::peers::background::each;
 use crate::wire::peer::cluster::{Answer, Question};
-use crate::wire::peer::{Held, Member, Reply, Request};
+use crate::wire::peer::{Held, Member, Proven, Reply, Request, Response, Signed};
 
 /// Recovers slots of this core for as long as it runs.
 pub(in crate::shard::peers) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
@@ -102,17 +102,22 @@ async fn take_over(
     from: NodeId,
 ) -> Result<bool, String> {
     let name = cluster.topology().name(from);
-    let (mut after, mut all_whole) = (0, true);
+    let (mut after, mut all_whole, mut disk) = (0, true, None);
     loop {
         let question = Question::Rows { slot: slot.index() as u16, member, after };
-        let (held, next, whole) = match ask_cluster(core, from, &question, CLUSTER_TIME).await {
-            Ok(Answer::Rows { held, next, whole }) => (held, next, whole),
+        let (identity, held, next, whole) = match ask_cluster(core, from, &question, CLUSTER_TIME).await {
+            Ok(Answer::Rows { identity, held, next, whole }) => (identity, held, next, whole),
             Ok(Answer::No(why)) => return Err(format!("node '{name}' hands nothing over: {why}")),
             Ok(_) => return Err(format!("node '{name}' answers another question")),
             Err(error) => return Err(format!("node '{name}' does not answer: {error}")),
         };
+        if *disk.get_or_insert(identity) != identity {
+            return Err(format!("the disk of node '{name}' was replaced in the middle"));
+        }
         all_whole &= whole;
-        take(core, slot, held).await.map_err(|error| format!("rows of node '{name}': {error}"))?;
+        take(core, slot, held, (from, identity))
+            .await
+            .map_err(|error| format!("rows of node '{name}': {error}"))?;
         match next {
             None => return Ok(all_whole),
             Some(next) if next > after => after = next,
@@ -122,16 +127,18 @@ async fn take_over(
 }
 
 /// Writes rows that others have.
-async fn take(core: &Rc<Core>, slot: Slot, held: Vec<Held>) -> Result<(), String> {
+async fn take(core: &Rc<Core>, slot: Slot, held: Vec<Held>, on: Signed) -> Result<(), String> {
     let Some(first) = held.first() else { return Ok(()) };
     if held.iter().any(|held| Slot::of(&held.row.path) != slot) {
         return Err("they are of another slot".to_owned());
     }
-    let request = Request::Finish { path: first.row.path.clone(), held };
+    let path = first.row.path.clone();
+    let versions = held.into_iter().map(|held| Proven { held, on: vec![on] }).collect();
+    let request = Request::Finish { path, versions };
     let around = Surroundings { has_data: false, has_room: false, is_live: false };
     match core.node.writers.peer(slot, request, None, around).await {
-        Ok(Reply::Done { .. }) => Ok(()),
-        Ok(reply) => Err(format!("not taken: {reply:?}")),
+        Ok(Response { reply: Reply::Done { .. }, .. }) => Ok(()),
+        Ok(Response { reply, .. }) => Err(format!("not taken: {reply:?}")),
         Err(error) => Err(error.message.into_owned()),
     }
 }
