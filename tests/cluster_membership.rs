@@ -235,8 +235,7 @@ fn chunks_of_a_deleted_version_go_when_a_quorum_has_the_tombstone() {
     let mut cluster = Cluster::start(Shape { storage, ..Shape::of(3) });
     let files = |cluster: &Cluster, node: usize| -> usize {
         let slot = cluster.nodes[node].disks[0].join("slots").join(slot_of("gone").to_string());
-        let blobs = std::fs::read_dir(slot.join("blobs")).map_or(0, Iterator::count);
-        blobs
+        std::fs::read_dir(slot.join("blobs")).map_or(0, Iterator::count)
     };
     put(&cluster, 0, "gone", &bytes(1, 300_000)).expect_status(201);
     wait_until(READY_DEADLINE, "all have it", || (0..3).all(|node| files(&cluster, node) == 1));
