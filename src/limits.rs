@@ -40,7 +40,7 @@ pub const LAG_MIN: Duration = Duration::from_secs(1);
 /// Time a replica gets to sync what it received.
 pub const UPLOAD_FINISH: Duration = Duration::from_secs(30);
 /// How often a node asks every other one whether it is there.
-pub const HEARTBEAT: Duration = Duration::from_millis(500);
+pub const HEARTBEAT: Duration = Duration::from_millis(200);
 /// The same, of a node that refuses to answer.
 pub const HEARTBEAT_REFUSED: Duration = Duration::from_secs(5);
 /// Time for an answer to a question about the cluster.
@@ -53,12 +53,14 @@ pub const RECOVERIES: usize = 4;
 pub const CHORES: Duration = Duration::from_millis(250);
 /// Age at which a try without an outcome is asked about.
 pub const SETTLE_AFTER: Duration = Duration::from_secs(2);
+/// Longest pause before a slot's tries in doubt are asked about again.
+pub const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// Tries of one slot that are settled in one go.
 pub const SETTLE_BATCH: usize = 64;
 /// Tries that one core gathers before it settles them.
-pub const SETTLES_GATHERED: usize = 1024;
+pub const SETTLES_GATHERED: usize = 256;
 /// Tries that one core settles at once.
-pub const SETTLES: usize = 16;
+pub const SETTLES: usize = 32;
 /// Shortest pause after a try that could not be settled, or a version that could not be fetched; it doubles.
 pub const CHORE_PAUSE: Duration = Duration::from_secs(1);
 /// Longest such pause.

@@ -16,7 +16,7 @@ use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::limits::{CHORES, CLUSTER_TIME, FILL_BATCH, FILLS, INLINE_MAX};
+use crate::limits::{CHORE_PAUSE_MAX, CHORES, CLUSTER_TIME, FILL_BATCH, FILLS, INLINE_MAX};
 use crate::meta::replica::Uploaded;
 use crate::shard::body::Body;
 use crate::shard::connection::Plane;
@@ -34,8 +34,8 @@ const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').
 
 /// Fetches what this core's slots lack for as long as it runs.
 pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
-    let pauses: Rc<RefCell<Pauses<BlobId>>> = Rc::new(RefCell::new(Pauses::new()));
-    let mut slot_pauses: Pauses<Slot> = Pauses::new();
+    let pauses: Rc<RefCell<Pauses<BlobId>>> = Rc::new(RefCell::new(Pauses::new(CHORE_PAUSE_MAX)));
+    let mut slot_pauses: Pauses<Slot> = Pauses::new(CHORE_PAUSE_MAX);
     loop {
         sleep(CHORES).await;
         let lacking = lacking(&core, &pauses, &mut slot_pauses).await;

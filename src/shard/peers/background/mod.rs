@@ -17,7 +17,7 @@ use monoio::time::sleep;
 
 use super::cluster::Cluster;
 use super::membership;
-use crate::limits::{CHORE_PAUSE, CHORE_PAUSE_MAX, CHORE_PAUSES, LINK_IDLE_TIME};
+use crate::limits::{CHORE_PAUSE, CHORE_PAUSES, LINK_IDLE_TIME};
 use crate::shard::core::Core;
 
 /// Runs for as long as the core does.
@@ -63,30 +63,37 @@ pub(super) async fn each<T: 'static, F: Future<Output = ()> + 'static>(
 }
 
 /// Pauses after failures, which double with every further one.
-struct Pauses<K>(HashMap<K, (Instant, Duration)>);
+struct Pauses<K> {
+    most: Duration,
+    pauses: HashMap<K, (Instant, Duration)>,
+}
 
 impl<K: Eq + Hash> Pauses<K> {
-    fn new() -> Self {
-        Self(HashMap::new())
+    /// None longer than `most`.
+    fn new(most: Duration) -> Self {
+        Self { most, pauses: HashMap::new() }
     }
 
     /// Whether something may be tried.
     fn is_over(&self, key: &K) -> bool {
-        self.0.get(key).is_none_or(|(until, _)| *until <= Instant::now())
+        self.pauses.get(key).is_none_or(|(until, _)| *until <= Instant::now())
     }
 
-    /// It failed.
+    /// It failed; several failures of one pass count once.
     fn lengthen(&mut self, key: K) {
-        let pause = self.0.get(&key).map_or(CHORE_PAUSE, |(_, pause)| (*pause * 2).min(CHORE_PAUSE_MAX));
-        let now = Instant::now();
-        if self.0.len() >= CHORE_PAUSES {
-            self.0.retain(|_, (until, _)| *until > now);
+        if !self.is_over(&key) {
+            return;
         }
-        self.0.insert(key, (now + pause, pause));
+        let pause = self.pauses.get(&key).map_or(CHORE_PAUSE, |(_, pause)| (*pause * 2).min(self.most));
+        let now = Instant::now();
+        if self.pauses.len() >= CHORE_PAUSES {
+            self.pauses.retain(|_, (until, _)| *until > now);
+        }
+        self.pauses.insert(key, (now + pause, pause));
     }
 
     /// It did not.
     fn end(&mut self, key: &K) {
-        self.0.remove(key);
+        self.pauses.remove(key);
     }
 }

@@ -10,7 +10,7 @@ use super::{Pauses, each};
 use crate::base::clock::Timestamp;
 use crate::base::error::Result;
 use crate::base::slot::Slot;
-use crate::limits::{CHORES, SETTLE_AFTER, SETTLE_BATCH, SETTLES, SETTLES_GATHERED};
+use crate::limits::{CHORES, SETTLE_AFTER, SETTLE_BATCH, SETTLE_PAUSE_MAX, SETTLES, SETTLES_GATHERED};
 use crate::replication::settle::{Outcome, Settle};
 use crate::shard::core::Core;
 use crate::shard::peers::cluster::Cluster;
@@ -19,7 +19,7 @@ use crate::wire::peer::InDoubt;
 
 /// Settles tries of this core's slots for as long as it runs.
 pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
-    let pauses = Rc::new(RefCell::new(Pauses::new()));
+    let pauses = Rc::new(RefCell::new(Pauses::new(SETTLE_PAUSE_MAX)));
     loop {
         sleep(CHORES).await;
         let tries = in_doubt(&core, &pauses).await;

@@ -17,7 +17,7 @@ use crate::base::slot::Slot;
 use crate::chunk::{incoming, layout};
 use crate::io::file::on_storage_thread;
 use crate::io::steps;
-use crate::limits::{CHORE_PAUSE, COMMIT_TIME, DROP_BATCH, SWEEP_TICK};
+use crate::limits::{CHORE_PAUSE, CHORE_PAUSE_MAX, COMMIT_TIME, DROP_BATCH, SWEEP_TICK};
 use crate::replication::participant::Surroundings;
 use crate::shard::core::Core;
 use crate::shard::peers::ask::ask;
@@ -31,7 +31,7 @@ pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
     if core.number == 0 {
         monoio::spawn(give_up_uploads(Rc::clone(&core), Arc::clone(&cluster)));
     }
-    let mut pauses = Pauses::new();
+    let mut pauses = Pauses::new(CHORE_PAUSE_MAX);
     loop {
         sleep(tick).await;
         let until = Timestamp::now().minus(core.node.tombstone_grace);
