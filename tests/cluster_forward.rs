@@ -50,10 +50,13 @@ fn outsider(path: &str) -> usize {
     ranked(path)[3]
 }
 
-/// What an answer says that does not change from one time to the next.
-fn said(answer: &Response) -> (u16, Vec<(String, Vec<u8>)>, Vec<u8>) {
+/// Name and value.
+type Field = (String, Vec<u8>);
+
+/// What an answer says that does not change from one time to the next: status, fields, body.
+fn said(answer: &Response) -> (u16, Vec<Field>, Vec<u8>) {
     let multipart = answer.header("content-type").is_some_and(|value| value.starts_with("multipart/"));
-    let mut fields: Vec<(String, Vec<u8>)> = answer
+    let mut fields: Vec<Field> = answer
         .headers
         .0
         .iter()
