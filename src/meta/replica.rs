@@ -15,6 +15,7 @@ use super::types::{BlobMeta, Row};
 use crate::base::clock::Timestamp;
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Parts, content};
+use crate::limits::INLINE_MAX;
 use crate::replication::participant::{EVERY_BALLOT, Rows};
 use crate::wire::peer::{self, Attempt, Held, InDoubt, Proposal, Query, decode, encode};
 
@@ -284,6 +285,20 @@ impl Rows for Replica<'_> {
 
     fn forget(&mut self, attempt: Attempt) -> Result<()> {
         let (blob, ballot) = (attempt.blob_id.to_string(), attempt.ballot);
+        let small = self.prepared(attempt.blob_id)?.is_some_and(|proposal| proposal.row.size <= INLINE_MAX);
+        if small {
+            // The next try brings its bytes again.
+            let pk: Option<i64> = self
+                .db
+                .prepare_cached("SELECT pk FROM prepared WHERE blob_id = ?1 AND ballot = ?2")?
+                .query_row((&blob, ballot), |row| row.get(0))
+                .optional()?;
+            apply::abandon(self.db, pk.map(Row))?;
+            self.db
+                .prepare_cached("DELETE FROM prepared WHERE blob_id = ?1 AND ballot = ?2")?
+                .execute((blob, ballot))?;
+            return Ok(());
+        }
         // Its parts may serve another try.
         self.db
             .prepare_cached(

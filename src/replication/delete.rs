@@ -19,8 +19,13 @@ pub enum Which {
     Version(u64),
     /// Every live one.
     All,
-    /// Every live one but so many of the newest.
-    AllBut(u64),
+    /// Every live one but so many of the newest, and this one.
+    AllBut {
+        /// So many stay.
+        keep: u64,
+        /// This one stays.
+        spare: u64,
+    },
 }
 
 /// What a DELETE comes to.
@@ -103,7 +108,7 @@ impl Delete {
         let query = match self.which {
             Which::Newest => Query::Newest,
             Which::Version(version) => Query::At(version),
-            Which::All | Which::AllBut(_) => Query::Below { version: self.below, limit: DELETE_PAGE },
+            Which::All | Which::AllBut { .. } => Query::Below { version: self.below, limit: DELETE_PAGE },
         };
         let read = Read::new(self.group.clone(), &self.path, query, self.rounds);
         self.stage = Stage::Reading(Box::new(read));
@@ -130,10 +135,11 @@ impl Delete {
                 return self.over(Outcome::Precondition);
             }
         }
-        if let Which::AllBut(keep) = self.which {
+        if let Which::AllBut { keep, spare } = self.which {
             let passed = (keep - self.kept).min(live.len() as u64);
             self.kept += passed;
             live.drain(..passed as usize);
+            live.retain(|held| held.row.version != spare);
         }
         if live.is_empty() {
             return self.next(now);
@@ -154,8 +160,11 @@ impl Delete {
 
     /// The next page, or the end.
     fn next(&mut self, now: Time) -> Step<Outcome> {
-        if self.more {
+        if self.more && now < self.until {
             return self.read(now);
+        }
+        if self.more {
+            return self.fail(Outcome::NoQuorum);
         }
         let outcome = self.highest.map_or(Outcome::Missing, Outcome::Deleted);
         self.over(outcome)

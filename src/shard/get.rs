@@ -20,6 +20,7 @@ use crate::base::slot::Slot;
 use crate::meta::slots::State;
 use crate::meta::types::BlobMeta;
 use crate::wire::condition::{Conditions, Current, Verdict};
+use crate::wire::forward::Scope;
 use crate::wire::head::{Head, Method};
 use crate::wire::multipart::Multipart;
 use crate::wire::peer::Query as PeerQuery;
@@ -57,6 +58,10 @@ pub(super) fn missing(path: &str, version: Option<u64>) -> Error {
         Some(version) => Error::new(Code::BlobNotFound, format!("there is no version {version} of '{path}'")),
         None => Error::new(Code::BlobNotFound, format!("there is no blob '{path}'")),
     }
+}
+
+fn is_broken(handled: &Handled) -> bool {
+    matches!(handled, Err(Failure::Refused(error, _)) if error.code == Code::Internal)
 }
 
 /// Which bytes a GET gets.
@@ -119,12 +124,13 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
         mine_now = mine(core, &asked).await;
     }
     match mine_now {
-        Ok(Mine::Live(blob, handled)) if blob == live.row.attempt.blob_id => handled,
+        // What cannot be read here may be good elsewhere.
+        Ok(Mine::Live(blob, handled)) if blob == live.row.attempt.blob_id && !is_broken(&handled) => handled,
         // A newer one was written meanwhile.
         Ok(Mine::Live(_, handled)) if asked.version.is_none() && replica.is_newer(path, live).await? => {
             handled
         }
-        _ => Err(Failure::Elsewhere(replica.others_of(known.whole), true)),
+        _ => Err(Failure::Elsewhere(replica.others_of(known.whole), Scope::OwnVersion(live.row.version))),
     }
 }
 

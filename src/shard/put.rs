@@ -88,7 +88,10 @@ fn admit(core: &Core, head: &Head, path: BlobPath, query: &Query) -> Result<Requ
     }
     let slot = Slot::of(&path);
     if replicated::is_here(core, slot) {
-        core.node.slots.admit(slot)?;
+        // In a cluster another replica may do.
+        if core.node.cluster.is_none() {
+            core.node.slots.admit(slot)?;
+        }
         if !core.node.disk(slot).has_room(length) {
             return Err(disk_full().into());
         }

@@ -24,6 +24,7 @@ use crate::replication::machine::{Group, NodeSet};
 use crate::replication::put::{self, Put, Refusal, Wanted, check};
 use crate::replication::read::Known;
 use crate::wire::condition::Conditions;
+use crate::wire::forward::Scope;
 use crate::wire::peer::{Held, Query, Reply, Request as PeerRequest, Row};
 use crate::wire::query::{Key, Query as HttpQuery};
 
@@ -49,14 +50,14 @@ pub(super) fn is_here(core: &Core, slot: Slot) -> bool {
 pub(super) fn replica(core: &Rc<Core>, slot: Slot) -> Result<Option<Replica<'_>>, Failure> {
     let Some(cluster) = core.node.cluster.as_ref().map(Arc::clone) else { return Ok(None) };
     let slots = &core.node.slots;
-    let others = || Failure::Elsewhere(cluster.others(slot), false);
+    let others = || Failure::Elsewhere(cluster.others(slot), Scope::Asked);
     if !cluster.topology().is_mine(slot) || slots.is_recovering(slot) || slots.state(slot) == State::Failed {
         return Err(others());
     }
+    let group = cluster.group(slot)?;
     if cluster.topology().replica_count() == 1 {
         return Ok(None);
     }
-    let group = cluster.group(slot)?;
     let worth = cluster.worth_asking(&group);
     Ok(Some(Replica { core, cluster, slot, group, worth }))
 }
@@ -69,7 +70,7 @@ pub(super) fn wants_local(query: &HttpQuery) -> bool {
 /// What this node cannot answer by itself.
 pub(super) fn elsewhere<T>(core: &Core, slot: Slot) -> Result<T, Failure> {
     match &core.node.cluster {
-        Some(cluster) => Err(Failure::Elsewhere(cluster.others(slot), true)),
+        Some(cluster) => Err(Failure::Elsewhere(cluster.others(slot), Scope::Own)),
         None => refuse(Code::Internal, "this node runs alone and lacks chunks"),
     }
 }
@@ -177,8 +178,10 @@ impl Replica<'_> {
             discard_files(core, self.slot, blob).await;
         }
         core.node.live.remove(blob);
-        if result.is_ok() && core.node.keep_versions > 0 {
-            self.bury_old(&request.path, now);
+        if let Ok((row, true)) = &result
+            && core.node.keep_versions > 0
+        {
+            self.bury_old(&request.path, row.version, now);
         }
         result
     }
@@ -263,8 +266,8 @@ impl Replica<'_> {
     }
 
     /// After a PUT: older versions go, as far as replicas can be asked; the next PUT tries again.
-    fn bury_old(&self, path: &str, now: Timestamp) {
-        let which = delete::Which::AllBut(self.core.node.keep_versions);
+    fn bury_old(&self, path: &str, put: u64, now: Timestamp) {
+        let which = delete::Which::AllBut { keep: self.core.node.keep_versions, spare: put };
         let machine = Delete::new(self.group.clone(), path, which, Conditions::default(), now);
         let (core, cluster, worth) = (Rc::clone(self.core), Arc::clone(&self.cluster), self.worth);
         monoio::spawn(async move { drive(&core, &cluster, worth, machine).await });

@@ -10,6 +10,7 @@ use crate::base::error::{Code, Error};
 use crate::base::topology::NodeId;
 use crate::io::budget::Share;
 use crate::limits::{BUFFER_WAIT, ENTRY_SIZE};
+use crate::wire::forward::Scope;
 use crate::wire::multipart::Multipart;
 use crate::wire::range::ByteRange;
 use crate::wire::response::ResponseHead;
@@ -91,8 +92,8 @@ pub(super) enum Failure {
     Refused(Error, Vec<(&'static str, String)>),
     /// The client is gone; there is nobody to answer.
     Gone,
-    /// Not here: one of these nodes is to be asked, the first ones first; with `true`, about what it has itself.
-    Elsewhere(Vec<NodeId>, bool),
+    /// Not here: one of these nodes is to be asked, the first ones first.
+    Elsewhere(Vec<NodeId>, Scope),
 }
 
 impl From<Error> for Failure {

@@ -37,8 +37,8 @@ pub(super) async fn handle_public(
     body: &mut Body,
 ) -> Handled {
     match resource(core, connection, head, body).await {
-        Err(Failure::Elsewhere(to, local)) => {
-            Box::pin(forward::elsewhere(core, connection, head, body, &to, local)).await
+        Err(Failure::Elsewhere(to, scope)) => {
+            Box::pin(forward::elsewhere(core, connection, head, body, &to, scope)).await
         }
         handled => handled,
     }

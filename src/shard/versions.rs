@@ -14,9 +14,10 @@ use crate::base::error::{Code, Error};
 use crate::base::parts::{ChunkRef, chunk_refs};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
-use crate::limits::NUMBER_MAX;
+use crate::limits::{DELETE_PAGE, NUMBER_MAX};
 use crate::meta::slots::State;
 use crate::meta::types::BlobMeta;
+use crate::wire::forward::Scope;
 use crate::wire::peer::{Held, Query as PeerQuery};
 use crate::wire::query::{Key, Query};
 
@@ -74,7 +75,7 @@ async fn entries(
         let mut below = below;
         // What replicas disagree about may end a page early.
         while entries.len() < limit {
-            let left = (limit - entries.len()) as u32;
+            let left = ((limit - entries.len()) as u32).min(DELETE_PAGE);
             let known = replica.read(path, PeerQuery::Below { version: below, limit: left }).await?;
             below = known.held.last().map_or(0, |held| held.row.version);
             entries.extend(known.held.into_iter().map(VersionEntry::from));
@@ -141,13 +142,15 @@ async fn here(core: &Rc<Core>, path: &BlobPath, query: &Query) -> Result<Rc<Answ
         let Some(live) = known.held.first().filter(|held| held.tombstoned_at.is_none()) else {
             return Err(missing(path, version).into());
         };
-        whole = Some((live.row.attempt.blob_id, replica.others_of(known.whole)));
+        whole = Some((live.row.attempt.blob_id, replica.others_of(known.whole), live.row.version));
     }
     let found = find(core, path, version).await;
     match (found, whole) {
         (Ok(answer), None) if !answer.record.hollow => Ok(answer),
-        (Ok(answer), Some((blob, _))) if !answer.record.hollow && answer.record.blob_id == blob => Ok(answer),
-        (_, Some((_, others))) => Err(Failure::Elsewhere(others, true)),
+        (Ok(answer), Some((blob, ..))) if !answer.record.hollow && answer.record.blob_id == blob => {
+            Ok(answer)
+        }
+        (_, Some((_, others, version))) => Err(Failure::Elsewhere(others, Scope::OwnVersion(version))),
         (Ok(_), None) => replicated::elsewhere(core, slot),
         (Err(failure), None) => Err(failure),
     }

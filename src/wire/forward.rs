@@ -28,17 +28,39 @@ pub fn end_to_end(headers: &Headers) -> impl Iterator<Item = (&str, &[u8])> {
     headers.iter().filter(move |(name, _)| !OWN.contains(name) && !named(name))
 }
 
-/// A target in origin form; with `local`, one that another node answers from its own copy.
-pub fn target(path: &str, query: Option<&str>, local: bool) -> String {
-    let said = Query::parse(query).is_ok_and(|query| query.flag(Key::Consistency));
+/// What another node is to rest its answer on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Whatever the client asked for.
+    Asked,
+    /// What it has itself.
+    Own,
+    /// What it has itself of this version, which a quorum has named: what else it has may be on fewer than a quorum.
+    OwnVersion(u64),
+}
+
+/// A target in origin form, as another node is asked for it.
+pub fn target(path: &str, query: Option<&str>, scope: Scope) -> String {
+    let parsed = Query::parse(query);
+    let said = |key| parsed.as_ref().is_ok_and(|query| query.flag(key));
     let mut target = path.to_owned();
     if let Some(query) = query {
         target.push('?');
         target.push_str(query);
     }
-    if local && !said {
-        target.push(if query.is_some() { '&' } else { '?' });
-        target.push_str("consistency=local");
+    let mut separator = if query.is_some() { '&' } else { '?' };
+    let mut add = |what: &str| {
+        target.push(separator);
+        target.push_str(what);
+        separator = '&';
+    };
+    if let Scope::OwnVersion(version) = scope
+        && !said(Key::Version)
+    {
+        add(&format!("version={version}"));
+    }
+    if scope != Scope::Asked && !said(Key::Consistency) {
+        add("consistency=local");
     }
     target
 }
@@ -99,15 +121,17 @@ mod tests {
 
     #[test]
     fn a_target_passes_as_it_came() {
-        for (path, query, local, expected) in [
-            ("/objects/a%2Fb", None, false, "/objects/a%2Fb"),
-            ("/objects/a", Some("version=1"), false, "/objects/a?version=1"),
-            ("/objects/a", Some(""), false, "/objects/a?"),
-            ("/objects/a", None, true, "/objects/a?consistency=local"),
-            ("/objects/a", Some("version=1"), true, "/objects/a?version=1&consistency=local"),
-            ("/objects/a", Some("con%73istency=local"), true, "/objects/a?con%73istency=local"),
+        for (path, query, scope, expected) in [
+            ("/objects/a%2Fb", None, Scope::Asked, "/objects/a%2Fb"),
+            ("/objects/a", Some("version=1"), Scope::Asked, "/objects/a?version=1"),
+            ("/objects/a", Some(""), Scope::Asked, "/objects/a?"),
+            ("/objects/a", None, Scope::Own, "/objects/a?consistency=local"),
+            ("/objects/a", Some("version=1"), Scope::Own, "/objects/a?version=1&consistency=local"),
+            ("/objects/a", None, Scope::OwnVersion(7), "/objects/a?version=7&consistency=local"),
+            ("/objects/a", Some("version=1"), Scope::OwnVersion(1), "/objects/a?version=1&consistency=local"),
+            ("/objects/a", Some("con%73istency=local"), Scope::Own, "/objects/a?con%73istency=local"),
         ] {
-            assert_eq!(target(path, query, local), expected);
+            assert_eq!(target(path, query, scope), expected);
         }
     }
 

@@ -29,7 +29,7 @@ use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
 use crate::limits::{FORWARD_READ_TIME, FORWARD_SMALL, FORWARD_TIME, HOPS_MAX};
 use crate::wire::answer::AnswerHead;
-use crate::wire::forward::{end_to_end, prefers, target};
+use crate::wire::forward::{Scope, end_to_end, prefers, target};
 use crate::wire::head::{Framing, Head, Method, Target};
 use crate::wire::response::ResponseHead;
 
@@ -38,14 +38,14 @@ const BETWEEN_NODES: [&str; 5] = [PROTOCOL_FIELD, CLUSTER_FIELD, NODE_FIELD, TO_
 /// The preference of a client that would rather go there itself.
 const REDIRECT: &str = "redirect";
 
-/// Has one of the nodes `to` answer a request, the first ones first; with `local`, from what it has itself.
+/// Has one of the nodes `to` answer a request, the first ones first; `scope` says what it rests on.
 pub(super) async fn elsewhere(
     core: &Rc<Core>,
     connection: &mut Connection,
     head: &Head,
     body: &mut Body,
     to: &[NodeId],
-    local: bool,
+    scope: Scope,
 ) -> Handled {
     let Some(cluster) = core.node.cluster.as_ref().map(Arc::clone) else {
         return refuse(Code::Internal, "this node runs alone: nobody else can be asked");
@@ -63,7 +63,7 @@ pub(super) async fn elsewhere(
         return Ok(reply);
     }
     let nodes = [good, bad].concat();
-    forward(core, &cluster, connection, head, body, &nodes, local).await
+    forward(core, &cluster, connection, head, body, &nodes, scope).await
 }
 
 /// Whether a read is to be sent elsewhere rather than forwarded.
@@ -83,7 +83,7 @@ fn redirect(cluster: &Cluster, head: &Head, to: &[NodeId]) -> Option<Reply> {
         |node: &NodeId| cluster.directory.public(*node).filter(|address| !address.ip().is_unspecified());
     let address = to.iter().find_map(public)?;
     let mut reply = ResponseHead::new(307)
-        .header("Location", format_args!("http://{address}{}", target(path, query.as_deref(), false)))
+        .header("Location", format_args!("http://{address}{}", target(path, query.as_deref(), Scope::Asked)))
         .header("Vary", "Prefer")
         .header("Content-Length", 0);
     if prefers(&head.headers, REDIRECT) {
@@ -99,7 +99,7 @@ async fn forward(
     head: &Head,
     body: &mut Body,
     nodes: &[NodeId],
-    local: bool,
+    scope: Scope,
 ) -> Handled {
     let hops = match connection.plane() {
         Plane::Public => 0,
@@ -115,7 +115,7 @@ async fn forward(
     if kind == Kind::Upload && !body.is_untouched() {
         return refuse(Code::SlotUnavailable, "this node cannot store the blob after all: try again");
     }
-    let passage = Passage { core, cluster, head, kind, hops, local };
+    let passage = Passage { core, cluster, head, kind, hops, scope };
     let mut refused = None;
     for (at, node) in nodes.iter().enumerate() {
         let is_last = at + 1 == nodes.len();
@@ -164,7 +164,7 @@ struct Passage<'a> {
     head: &'a Head,
     kind: Kind,
     hops: u32,
-    local: bool,
+    scope: Scope,
 }
 
 /// What came of asking one node.
@@ -273,6 +273,11 @@ impl Passage<'_> {
             whole = matches!(sent, Sent::Whole);
             answer = Self::outcome(&mut link, sent).await?;
         }
+        // A quorum has that version: this node is behind, or knows of a delete that no quorum knows yet.
+        let is_behind = answer.status == 404 && matches!(self.scope, Scope::OwnVersion(_));
+        if is_behind {
+            return Ok(Outcome::Unused);
+        }
         let unavailable = answer.status == 503 && may_ask_another && !was_asked;
         match self.reply(link, node, answer, whole).await? {
             Ok(reply) if unavailable => Ok(Outcome::Unavailable(reply)),
@@ -310,7 +315,7 @@ impl Passage<'_> {
     /// The head of the request as it is passed on.
     fn request(&self, node: NodeId) -> Vec<u8> {
         let Target::Origin { path, query } = &self.head.target else { return Vec::new() };
-        let target = target(path, query.as_deref(), self.local);
+        let target = target(path, query.as_deref(), self.scope);
         let mut head = Link::head(self.core, node, super::connection::method_name(self.head.method), &target)
             .header(HOPS_FIELD, self.hops + 1);
         for (name, value) in end_to_end(&self.head.headers) {

@@ -90,8 +90,21 @@ async fn exchange(
     };
     answered.inspect_err(|error| {
         tracing::debug!(node = cluster.topology().name(to), target, %error, "no answer from a node");
-        cluster.set_reachable(to, false);
+        if is_lost(error.kind()) {
+            cluster.set_reachable(to, false);
+        }
     })
+}
+
+/// Whether an error says that the other node, or the way to it, is gone; not that it refused, or that this node is busy.
+fn is_lost(kind: io::ErrorKind) -> bool {
+    !matches!(
+        kind,
+        io::ErrorKind::WouldBlock
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::Other
+            | io::ErrorKind::InvalidData
+    )
 }
 
 /// Once more on a new connection, if an old one turned out to be dead: every question may be asked twice.

@@ -11,7 +11,6 @@ use crate::base::parts::{Part, Parts};
 use crate::base::slot::Slot;
 use crate::limits::{DELETE_PAGE, GRANULE_SIZE, INLINE_MAX, PAGE_MAX};
 use crate::meta::replica::Uploaded;
-use crate::meta::slots::State;
 use crate::replication::participant::Surroundings;
 use crate::shard::core::Core;
 use crate::wire::peer::{Proposal, Query, Reply, Request, Response, Standing};
@@ -49,9 +48,7 @@ pub(super) async fn try_participate(
     let mut blob = None;
     match &mut request {
         Request::Read { .. } => {
-            if node.slots.state(slot) == State::Failed {
-                node.slots.admit(slot)?;
-            }
+            node.slots.admit(slot)?;
             return node.readers.peer(slot, request).await;
         }
         Request::Prepare { proposal, inline } => {
@@ -74,6 +71,13 @@ pub(super) async fn try_participate(
     let response = node.writers.peer(slot, request, data, around).await?;
     let reply = &response.reply;
     if let (Some(blob), Reply::Done { .. }) = (blob, reply) {
+        // A row that came before its vote gets the bytes that are here.
+        if !cluster.coordinating.contains(blob)
+            && let Some(data) = cluster.uploads.get(blob)
+            && let Err(error) = node.writers.fill(slot, data).await
+        {
+            tracing::debug!(%slot, %blob, %error, "bytes that are here will be fetched");
+        }
         // One that is still coming in stays live until it is here.
         let was_here = cluster.uploads.remove(blob);
         if was_here && !cluster.coordinating.contains(blob) {

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::{Receiver, Sender};
-use monoio::task::JoinHandle;
 use monoio::time::timeout;
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +20,7 @@ use crate::chunk::incoming::{Piece, Received};
 use crate::io::bulk::memory::{Gather, Region};
 use crate::limits::{LAG_MIN, PEER_MESSAGE_MAX, SEND_TIME, UPLOAD_FINISH};
 use crate::meta::replica::Uploaded;
+use crate::replication::machine::NodeSet;
 use crate::shard::body::Body;
 use crate::shard::connection::Connection;
 use crate::shard::core::Core;
@@ -45,7 +45,6 @@ enum Item {
 }
 
 /// The ways to the other replicas of one upload.
-#[derive(Default)]
 pub(in crate::shard) struct Streams {
     to: Vec<NodeId>,
     /// Replicas beside this one that must remain.
@@ -53,6 +52,15 @@ pub(in crate::shard) struct Streams {
     ways: Vec<Way>,
     is_open: bool,
     begun: Option<Instant>,
+    /// How each way ended.
+    end: Sender<(NodeId, Option<Stored>)>,
+    ended: Receiver<(NodeId, Option<Stored>)>,
+}
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self::new(Vec::new(), 0)
+    }
 }
 
 struct Way {
@@ -60,7 +68,6 @@ struct Way {
     /// Pieces that did not fit yet.
     waiting: Vec<Item>,
     sender: Sender<Item>,
-    sending: JoinHandle<Option<Stored>>,
     /// How long the upload has waited for it.
     waited: Duration,
 }
@@ -68,7 +75,8 @@ struct Way {
 impl Streams {
     /// To these replicas, of which `needed` must remain; opened with the first bytes that make a file.
     pub(in crate::shard) fn new(to: Vec<NodeId>, needed: usize) -> Self {
-        Self { to, needed, ..Self::default() }
+        let (end, ended) = async_channel::bounded(to.len().max(1));
+        Self { to, needed, ways: Vec::new(), is_open: false, begun: None, end, ended }
     }
 
     /// Whether anything was sent: else the bytes go with the question to vote.
@@ -92,8 +100,13 @@ impl Streams {
         let length = rest.map(|rest| first + rest);
         for node in self.to.iter().copied() {
             let (sender, items) = async_channel::bounded(1);
-            let sending = monoio::spawn(send(Rc::clone(core), node, slot, blob, length, items));
-            self.ways.push(Way { node, waiting: Vec::new(), sender, sending, waited: Duration::ZERO });
+            let (core, ended) = (Rc::clone(core), self.end.clone());
+            monoio::spawn(async move {
+                let stored = send(core, node, slot, blob, length, items).await;
+                // Who does not want to know any more is gone.
+                let _ = ended.try_send((node, stored));
+            });
+            self.ways.push(Way { node, waiting: Vec::new(), sender, waited: Duration::ZERO });
         }
     }
 
@@ -141,23 +154,26 @@ impl Streams {
         self.keep_up().await?;
         let wanted = Stored { size: data.size, content: data.content() };
         let mut stored = Vec::new();
+        let mut missing: NodeSet = self.ways.iter().map(|way| way.node).collect();
         let deadline = Instant::now() + UPLOAD_FINISH;
-        for Way { node, sending, sender, .. } in self.ways.drain(..) {
-            // With enough of them, the others get no more time than the slowest had.
-            let patience = if stored.len() >= self.needed {
-                LAG_MIN
-            } else {
-                deadline.saturating_duration_since(Instant::now())
-            };
-            match timeout(patience, sending).await {
-                Ok(Some(theirs)) if theirs == wanted => stored.push(node),
-                Ok(Some(_)) => {
+        while !missing.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // With enough of them, the others get a little time more.
+            let patience = if stored.len() >= self.needed { LAG_MIN.min(left) } else { left };
+            let Ok(Ok((node, theirs))) = timeout(patience, self.ended.recv()).await else { break };
+            if !missing.remove(node) {
+                // Left out before.
+                continue;
+            }
+            match theirs {
+                Some(theirs) if theirs == wanted => stored.push(node),
+                Some(_) => {
                     tracing::error!(node = node.0, blob = %data.blob_id, "a replica has other bytes than were sent");
                 }
-                Ok(None) | Err(_) => tracing::info!(node = node.0, "a replica is left out of an upload"),
+                None => tracing::info!(node = node.0, "a replica is left out of an upload"),
             }
-            drop(sender);
         }
+        self.ways.clear();
         if stored.len() < self.needed {
             return refuse(
                 Code::QuorumUnavailable,
@@ -324,8 +340,16 @@ pub(super) async fn receive(
         return refuse(Code::BadRequest, format!("this node is no replica of slot {slot}"));
     }
     core.node.writers.birth(slot).await?;
-    if core.node.readers.is_known(slot, blob).await? || !core.node.live.insert(blob) {
-        return refuse(Code::VersionConflict, format!("blob {blob} is here already"));
+    let here = || refuse(Code::VersionConflict, format!("blob {blob} is here already"));
+    if !core.node.live.insert(blob) {
+        return here();
+    }
+    match core.node.readers.is_known(slot, blob).await {
+        Ok(false) => {}
+        known => {
+            core.node.live.remove(blob);
+            return known.map_err(Failure::from).and_then(|_| here());
+        }
     }
     let mut upload = Upload::new(core, slot, blob, Streams::default());
     let kept = match upload.run(connection, body, false).await {

@@ -117,9 +117,20 @@ async fn fill(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, held: &Held) 
     if !node.live.insert(blob) {
         return Err(Error::new(Code::SlotUnavailable, "an upload of the blob is under way"));
     }
-    let filled = fetch_from_any(core, cluster, slot, held).await;
+    // It may have got them since it was looked at; from here on nobody else writes them.
+    let filled = match is_hollow(core, slot, held).await {
+        Ok(true) => fetch_from_any(core, cluster, slot, held).await,
+        Ok(false) => Ok(()),
+        Err(error) => Err(error),
+    };
     node.live.remove(blob);
     filled
+}
+
+/// Whether a version still lacks its chunks.
+async fn is_hollow(core: &Rc<Core>, slot: Slot, held: &Held) -> Result<bool> {
+    let found = core.node.readers.find(slot, &held.row.path, Some(held.row.version)).await?;
+    Ok(found.record.is_some_and(|record| record.hollow && record.tombstoned_at.is_none()))
 }
 
 async fn fetch_from_any(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, held: &Held) -> Result<()> {
@@ -130,12 +141,8 @@ async fn fetch_from_any(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, hel
         discard_files(core, slot, upload.blob).await;
         match fetch(core, cluster, from, held, &mut upload).await {
             Ok(data) => match core.node.writers.fill(slot, Arc::new(data)).await {
-                Ok(true) => return Ok(()),
-                Ok(false) => {
-                    // Deleted meanwhile.
-                    upload.discard().await;
-                    return Ok(());
-                }
+                // Or deleted meanwhile, and they go with the sweep; or not hollow any more, and they are needed.
+                Ok(_) => return Ok(()),
                 // It may be on disk: then the files are needed.
                 Err(error) if error.code == Code::OutcomeUnknown => return Err(error),
                 Err(error) => {
