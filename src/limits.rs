@@ -167,6 +167,10 @@ pub const STOP_TIME: Duration = Duration::from_secs(15);
 
 /// Connections that wait to be accepted, per core.
 pub const BACKLOG: i32 = 4096;
+/// Time that a port may still be taken at the start, by a node that was killed just before.
+pub const PORT_WAIT: Duration = Duration::from_secs(3);
+/// Time between two attempts to take it.
+pub const PORT_RETRY: Duration = Duration::from_millis(10);
 /// Entries of a core's ring.
 pub const RING_ENTRIES: u32 = 4096;
 /// Entries that a core hands to its bulk ring at a time.

@@ -2,7 +2,7 @@
 //! every answer is one that the contract allows, in an order that it allows, and the disks hold what was acknowledged.
 //!
 //! Invariants: `support/cluster/invariants.rs`, `state.rs` and `replicas.rs`. `CLUSTER_ROUNDS` sets the number of rounds,
-//! `CLUSTER_SEED` what happens in them; both are printed.
+//! `CLUSTER_SEED` what happens in them; both are printed. `CLUSTER_SETTLE` gives what is in doubt more seconds to be settled.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -52,9 +52,10 @@ fn rounds(nodes: usize, count: u64) {
         let plan = nemesis::plan(&mut random, nodes, may_lose);
         let load = Load { clients: 10, prefix: format!("faults/{number}/"), paths: 5, most: 700 };
         let what = format!("{nodes} nodes, round {number}, CLUSTER_SEED={seed}");
-        let seen = Round { load, plan: plan.clone(), what }.run(&mut cluster, &mut random);
-        println!("round {number}: {}", seen.summary());
+        println!("round {number}:");
         plan.iter().for_each(|step| println!("    {step}"));
+        let seen = Round { load, plan, what }.run(&mut cluster, &mut random);
+        println!("    {}", seen.summary());
         assert!(seen.answered() > 100, "round {number}: hardly anything was answered");
         history.extend(seen.history);
     }

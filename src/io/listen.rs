@@ -3,19 +3,33 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{BorrowedFd, RawFd};
+use std::thread;
+use std::time::Instant;
 
 use rustix::net::{
     AddressFamily, Shutdown, SocketFlags, SocketType, bind, listen, shutdown, socket_with, sockopt,
 };
 
-use crate::limits::BACKLOG;
+use crate::limits::{BACKLOG, PORT_RETRY, PORT_WAIT};
 
 /// One listener for each of `count` cores.
 ///
 /// # Errors
-/// Those of bind(2); also when another process listens on the port, which would share its connections with us.
+/// Those of bind(2); also when another process listens on the port, which would share its connections with us, and goes
+/// on doing so.
 pub fn listen_all(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    drop(open(address, false)?);
+    let deadline = Instant::now() + PORT_WAIT;
+    loop {
+        match open(address, false) {
+            Ok(probe) => break drop(probe),
+            // The kernel gives back what a killed node's ring held only after the process is gone: whoever restarts it at
+            // once meets its sockets.
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                thread::sleep(PORT_RETRY);
+            }
+            Err(error) => return Err(error),
+        }
+    }
     let first = open(address, true)?;
     let address = first.local_addr()?;
     let mut listeners = vec![first];

@@ -49,17 +49,17 @@ pub fn plan(random: &mut Random, nodes: usize, may_lose: bool) -> Vec<Step> {
 fn fault(random: &mut Random, nodes: usize, lost: &mut bool) -> Fault {
     let one = random.below(nodes as u64) as usize;
     let other = (one + 1 + random.below(nodes.max(2) as u64 - 1) as usize) % nodes;
-    match random.below(100) {
+    if !*lost && random.below(5) == 0 {
+        *lost = true;
+        return Fault::Lose(one);
+    }
+    match random.below(92) {
         0..22 => Fault::Kill(some(random, nodes)),
         22..36 => Fault::Pause(some(random, nodes)),
         36..56 => Fault::Split(minority(random, nodes), broken(random)),
         56..74 if one != other => Fault::Link(one, other, broken(random)),
         74..82 if one != other => Fault::Link(one, other, slow(random)),
         82..92 => Fault::Everywhere(slow(random)),
-        92..100 if !*lost => {
-            *lost = true;
-            Fault::Lose(one)
-        }
         _ => Fault::Kill(vec![one]),
     }
 }

@@ -151,15 +151,26 @@ pub fn prepared(disks: &[Vec<PathBuf>], paths: &BTreeSet<String>) -> Vec<String>
     found
 }
 
-/// Waits until nothing is in doubt, while the nodes run.
+/// Waits until nothing is in doubt, while the nodes run; panics otherwise, and says whether it is stuck or only slow.
 #[track_caller]
 pub fn wait_settled(disks: &[Vec<PathBuf>], paths: &BTreeSet<String>, within: Duration) {
-    let mut left = Vec::new();
-    let settled = poll(within, || {
-        left = prepared(disks, paths);
-        left.is_empty().then_some(())
-    });
-    assert!(settled.is_some(), "still in doubt after {within:?}:\n  {}", left.join("\n  "));
+    let wait = |within| {
+        let mut left = Vec::new();
+        let settled = poll(within, || {
+            left = prepared(disks, paths);
+            left.is_empty().then_some(())
+        });
+        if settled.is_some() { Ok(()) } else { Err(left) }
+    };
+    let Err(left) = wait(within) else { return };
+    let later = wait(3 * within).err().unwrap_or_default();
+    panic!(
+        "{} rows in doubt after {within:?}, {} after four times as long; first:\n  {}\nthen:\n  {}",
+        left.len(),
+        later.len(),
+        left.join("\n  "),
+        later.join("\n  ")
+    );
 }
 
 /// Waits until every version of these paths is on so many replicas, with chunks unless it is deleted; else says which is not.

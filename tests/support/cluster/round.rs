@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::ending;
 use super::formation::{Cluster, READY_DEADLINE};
+use super::from_env;
 use super::history::{Op, Told};
 use super::invariants;
 use super::nemesis::Step;
@@ -19,8 +20,8 @@ use super::workload::{Load, by_path};
 
 /// Load before the first fault and after the last.
 const CALM: Duration = Duration::from_millis(400);
-/// Nothing is in doubt so long after the last fault.
-const SETTLE_DEADLINE: Duration = Duration::from_secs(10);
+/// Nothing is in doubt so many seconds after the last fault, unless `CLUSTER_SETTLE` says otherwise.
+const SETTLE_SECONDS: u64 = 10;
 
 #[derive(Debug, Clone)]
 pub struct Round {
@@ -109,7 +110,8 @@ impl Round {
         });
         let paths: Vec<String> = (0..self.load.paths).map(|index| self.load.path(index)).collect();
         let set: BTreeSet<String> = paths.iter().cloned().collect();
-        replicas::wait_settled(&cluster.disks(), &set, SETTLE_DEADLINE);
+        let patience = Duration::from_secs(from_env("CLUSTER_SETTLE", SETTLE_SECONDS));
+        replicas::wait_settled(&cluster.disks(), &set, patience);
         let listed = ending::agreed(cluster, &paths);
         let (more, findings) = ending::read_back(cluster, &listed, began);
         outcome.history.extend(more);
