@@ -8,34 +8,36 @@ use super::history::{Asked, Condition};
 use super::model::{Action, Before, Budget, Configuration, State, Step, blob_before, put};
 use crate::replication::delete::Which;
 
-/// States visited at most, unless `AMBERBLOB_MODEL_STATES` says otherwise: a bound on memory.
-const STATES: usize = 20_000_000;
+/// States looked at, at most, unless `AMBERBLOB_MODEL_STATES` says otherwise.
+const STATES: usize = 40_000_000;
 
-/// Explores everything; the shortest way to a state that must not be.
-pub(super) fn explore(name: &str, model: Configuration) -> Option<Vec<(State, Option<Action>)>> {
+/// Explores everything; a way to a state that must not be.
+pub(super) fn explore(name: &str, model: &Configuration) -> Option<Vec<(State, Option<Action>)>> {
     let began = Instant::now();
     let limit =
         std::env::var("AMBERBLOB_MODEL_STATES").map_or(STATES, |text| text.parse().expect("a number"));
-    let checker = model
-        .checker()
-        .threads(2)
-        .target_state_count(limit)
-        .finish_when(HasDiscoveries::AnyFailures)
-        .spawn_bfs()
-        .join();
-    let path = checker.discovery("everything holds");
+    let checker = || {
+        let checker = model.clone().checker().threads(2).target_state_count(limit);
+        checker.finish_when(HasDiscoveries::AnyFailures)
+    };
+    // Depth first needs little memory; breadth first finds the shortest way.
+    let checked = checker().spawn_dfs().join();
+    let is_cut = checked.state_count() >= limit;
     println!(
         "{name}: {} states, {} of them different, depth {}, {:.1?}{}",
-        checker.state_count(),
-        checker.unique_state_count(),
-        checker.max_depth(),
+        checked.state_count(),
+        checked.unique_state_count(),
+        checked.max_depth(),
         began.elapsed(),
-        if checker.unique_state_count() >= limit { ", cut off" } else { "" },
+        if is_cut { ", cut off" } else { "" },
     );
+    let path = checked.discovery("everything holds");
     if path.is_none() {
-        assert!(checker.discovery("everyone is answered").is_some(), "{name}: nothing comes to an end");
+        assert!(checked.discovery("everyone is answered").is_some(), "{name}: nothing comes to an end");
+        return None;
     }
-    path.map(|path| path.into_vec())
+    let shortest = checker().spawn_bfs().join().discovery("everything holds");
+    shortest.or(path).map(|path| path.into_vec())
 }
 
 /// The trace in words.
@@ -56,7 +58,7 @@ pub(super) fn describe(trace: &[(State, Option<Action>)]) -> String {
 }
 
 fn holds(name: &str, model: Configuration) {
-    if let Some(trace) = explore(name, model) {
+    if let Some(trace) = explore(name, &model) {
         panic!("{name}\n{}", describe(&trace));
     }
 }
