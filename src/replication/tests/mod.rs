@@ -3,12 +3,16 @@
 //! mistake that `mistakes` plants.
 #![allow(clippy::pedantic, clippy::expect_used, clippy::panic, reason = "a failure here is a failed test")]
 
+mod chance;
 mod explored;
+mod faults;
 mod history;
 mod model;
 mod node;
 mod properties;
 mod run;
+mod seeds;
 mod shared;
+mod simulator;
 mod store;
 mod world;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::shared::Shared;
-use super::store::Store;
+use super::store::{Store, Transaction};
 use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::replication::machine::NodeSet;
@@ -42,6 +42,8 @@ pub(super) struct Node {
     pub(super) verified: BTreeSet<BlobId>,
     pub(super) files: BTreeSet<BlobId>,
     pub(super) is_full: bool,
+    /// The disk was replaced, and bytes that were on the old one are not all back.
+    pub(super) lacks_bytes: bool,
     /// Those that have handed over their rows to this node's new disk.
     pub(super) handed: NodeSet,
 }
@@ -66,6 +68,7 @@ impl Node {
             verified: files.clone(),
             files,
             is_full: false,
+            lacks_bytes: false,
             handed: NodeSet::default(),
         }
     }
@@ -104,14 +107,14 @@ impl Node {
             has_room: !self.is_full,
             is_live,
         };
-        let before = self.store.clone();
-        let context = &self.context;
-        let Ok(reply) = self.store.change(|store| participant::answer(store, context, around, request));
-        let wrote = self.store != before;
+        let before = (late_sync && self.synced.is_none()).then(|| self.store.clone());
+        let mut transaction = Transaction::new(&mut self.store);
+        let Ok(reply) = participant::answer(&mut transaction, &self.context, around, request);
+        let wrote = transaction.wrote;
         if !late_sync {
             return (Some(reply), wrote);
         }
-        if wrote && self.synced.is_none() {
+        if wrote && let Some(before) = before {
             self.synced = Some(before);
         }
         let leaves = self.synced.is_none()
@@ -145,6 +148,7 @@ impl Node {
         self.files.clear();
         self.verified.clear();
         self.handed = NodeSet::default();
+        self.lacks_bytes = true;
         if is_planted(Mistake::WipedDiskVotes) {
             return;
         }
@@ -165,6 +169,9 @@ impl Node {
 
     pub(super) fn take_over(&mut self, from: NodeId, rows: &Store) {
         self.store.change(|store| rows.held.values().for_each(|held| store.take(held)));
+        if let Some(synced) = &mut self.synced {
+            synced.change(|store| rows.held.values().for_each(|held| store.take(held)));
+        }
         self.handed.insert(from);
         if self.handed.len() + 1 == self.context.members.len() {
             self.context.recovering = false;
@@ -176,9 +183,25 @@ impl Node {
         if self.context.recovering {
             return;
         }
-        let Ok(may) = self.store.change(|store| participant::sweep(store, blob));
+        let Ok(may) = participant::sweep(&mut Transaction::new(&mut self.store), blob);
         if may {
             self.files.remove(&blob);
+        }
+    }
+
+    /// Versions whose bytes are not here.
+    pub(super) fn hollow(&self) -> Vec<BlobId> {
+        let hollow = self.store.held.iter().filter(|(_, held)| held.hollow);
+        hollow.map(|(blob, _)| *blob).collect()
+    }
+
+    /// The bytes of a version have been fetched.
+    pub(super) fn fill(&mut self, blob: BlobId) {
+        self.files.insert(blob);
+        for store in [Some(&mut self.store), self.synced.as_mut()].into_iter().flatten() {
+            store.change(|store| {
+                store.held.entry(blob).and_modify(|held| held.hollow = false);
+            });
         }
     }
 

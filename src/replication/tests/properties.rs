@@ -69,7 +69,7 @@ fn check_durable(world: &World, path: usize, asked: Asked, told: Told) -> Option
             if !at_quorum(&has_row(version, blob)) {
                 return Some(Broken::AcknowledgedAndLost);
             }
-            let lost = world.wipes as usize;
+            let lost = world.nodes.iter().filter(|node| node.lacks_bytes).count();
             let copies = world.nodes.iter().filter(|node| node.has_bytes(blob)).count();
             (copies + lost < world.write_quorum()).then_some(Broken::AcknowledgedWithoutBytes)
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
+use super::shared::Shared;
 use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
 use crate::replication::participant::{EVERY_BALLOT, Rows};
@@ -42,74 +43,102 @@ impl Store {
     }
 }
 
-impl Rows for Store {
+/// A store inside of one transaction: a copy is made when the first thing is written.
+pub(super) struct Transaction<'a> {
+    store: &'a mut Shared<Store>,
+    pub(super) wrote: bool,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(store: &'a mut Shared<Store>) -> Self {
+        Self { store, wrote: false }
+    }
+
+    fn write(&mut self, change: impl FnOnce(&mut Store)) -> Result<(), Infallible> {
+        self.wrote = true;
+        self.store.change(change);
+        Ok(())
+    }
+}
+
+impl Rows for Transaction<'_> {
     type Error = Infallible;
 
     fn versions(&mut self, path: &str, query: Query) -> Result<Vec<Held>, Infallible> {
-        let mut found: Vec<Held> = self.held.values().filter(|held| held.row.path == path).cloned().collect();
+        let on_path = self.store.held.values().filter(|held| held.row.path == path);
+        let mut found: Vec<&Held> = on_path
+            .filter(|held| match query {
+                Query::At(version) => held.row.version == version,
+                Query::Below { version, .. } => held.row.version < version,
+                Query::Newest => true,
+            })
+            .collect();
         found.sort_by_key(|held| std::cmp::Reverse(held.row.version));
         match query {
             Query::Newest => found.truncate(1),
-            Query::At(version) => found.retain(|held| held.row.version == version),
-            Query::Below { version, limit } => {
-                found.retain(|held| held.row.version < version);
-                found.truncate(limit as usize);
-            }
+            Query::At(_) => {}
+            Query::Below { limit, .. } => found.truncate(limit as usize),
         }
-        Ok(found)
+        Ok(found.into_iter().cloned().collect())
     }
 
     fn committed(&mut self, blob: BlobId) -> Result<Option<Held>, Infallible> {
-        Ok(self.held.get(&blob).cloned())
+        Ok(self.store.held.get(&blob).cloned())
     }
 
     fn prepared(&mut self, blob: BlobId) -> Result<Option<Proposal>, Infallible> {
-        Ok(self.prepared.get(&blob).cloned())
+        Ok(self.store.prepared.get(&blob).cloned())
     }
 
     fn prepared_on(&mut self, path: &str) -> Result<Vec<Proposal>, Infallible> {
-        Ok(self.prepared.values().filter(|proposal| proposal.row.path == path).cloned().collect())
+        Ok(self.store.prepared.values().filter(|proposal| proposal.row.path == path).cloned().collect())
     }
 
     fn is_refused(&mut self, attempt: Attempt) -> Result<bool, Infallible> {
-        Ok(self.has_refused(attempt))
+        Ok(self.store.has_refused(attempt))
     }
 
     fn prepare(&mut self, proposal: &Proposal) -> Result<(), Infallible> {
-        let before = self.prepared.insert(proposal.row.attempt.blob_id, proposal.clone());
-        assert_eq!(before, None, "a blob is prepared once");
-        Ok(())
+        self.write(|store| {
+            let before = store.prepared.insert(proposal.row.attempt.blob_id, proposal.clone());
+            assert_eq!(before, None, "a blob is prepared once");
+        })
     }
 
     fn forget(&mut self, attempt: Attempt) -> Result<(), Infallible> {
-        if self.prepared.get(&attempt.blob_id).is_some_and(|mine| mine.row.attempt == attempt) {
-            self.prepared.remove(&attempt.blob_id);
-        }
-        Ok(())
+        self.write(|store| {
+            if store.prepared.get(&attempt.blob_id).is_some_and(|mine| mine.row.attempt == attempt) {
+                store.prepared.remove(&attempt.blob_id);
+            }
+        })
     }
 
     fn refuse(&mut self, attempt: Attempt) -> Result<(), Infallible> {
-        self.refused.insert(attempt);
-        Ok(())
+        self.write(|store| {
+            store.refused.insert(attempt);
+        })
     }
 
     fn commit(&mut self, attempt: Attempt) -> Result<(), Infallible> {
-        let mine = self.prepared.remove(&attempt.blob_id).expect("what is committed was prepared");
-        assert_eq!(mine.row.attempt, attempt);
-        self.held.insert(attempt.blob_id, Held { row: mine.row, tombstoned_at: None, hollow: false });
-        Ok(())
+        self.write(|store| {
+            let mine = store.prepared.remove(&attempt.blob_id).expect("what is committed was prepared");
+            assert_eq!(mine.row.attempt, attempt);
+            store.held.insert(attempt.blob_id, Held { row: mine.row, tombstoned_at: None, hollow: false });
+        })
     }
 
     fn commit_hollow(&mut self, row: &Row) -> Result<(), Infallible> {
-        let held = Held { row: row.clone(), tombstoned_at: None, hollow: true };
-        let before = self.held.insert(row.attempt.blob_id, held);
-        assert_eq!(before, None, "a blob is committed once");
-        Ok(())
+        self.write(|store| {
+            let held = Held { row: row.clone(), tombstoned_at: None, hollow: true };
+            let before = store.held.insert(row.attempt.blob_id, held);
+            assert_eq!(before, None, "a blob is committed once");
+        })
     }
 
     fn tombstone(&mut self, row: &Row, at: Timestamp) -> Result<(), Infallible> {
-        let mine = self.held.get_mut(&row.attempt.blob_id).expect("what is tombstoned was committed");
-        mine.tombstoned_at = Some(mine.tombstoned_at.map_or(at, |before| before.min(at)));
-        Ok(())
+        self.write(|store| {
+            let mine = store.held.get_mut(&row.attempt.blob_id).expect("what is tombstoned was committed");
+            mine.tombstoned_at = Some(mine.tombstoned_at.map_or(at, |before| before.min(at)));
+        })
     }
 }
