@@ -219,7 +219,9 @@ mod tests {
     fn roots(count: usize) -> (tempfile::TempDir, Vec<PathBuf>) {
         let dir = tempfile::tempdir().unwrap();
         let roots: Vec<PathBuf> = (0..count).map(|number| dir.path().join(number.to_string())).collect();
-        roots.iter().for_each(|root| fs::create_dir(root).unwrap());
+        for root in &roots {
+            fs::create_dir(root).unwrap();
+        }
         (dir, roots)
     }
 

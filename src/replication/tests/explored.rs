@@ -249,12 +249,11 @@ fn trial() {
         }
         "delete,get" => (
             vec![delete(0, Which::Newest, &[]), get(1, None, &[]), get(2, None, &[0])],
-            vec![super::explored::before(1, &[0, 1])],
+            vec![before(1, &[0, 1])],
         ),
-        "put,delete,get" => (
-            vec![PUT(0, 1), delete(2, Which::Newest, &[]), get(1, None, &[1])],
-            vec![super::explored::before(1, &[0, 1])],
-        ),
+        "put,delete,get" => {
+            (vec![PUT(0, 1), delete(2, Which::Newest, &[]), get(1, None, &[1])], vec![before(1, &[0, 1])])
+        }
         "delete" => (vec![delete(0, Which::Version(1), &[]), get(2, None, &[0])], vec![one]),
         "retry" => (vec![put_at(0, 1, 5, 1), put_at(1, 2, 5, 1)], vec![]),
         _ => panic!(),

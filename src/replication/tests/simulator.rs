@@ -136,7 +136,7 @@ impl Simulator {
             let Some(happening) = self.happenings.remove(&number) else { continue };
             self.happen(happening);
             self.steps += 1;
-            if self.steps % 32 == 0 {
+            if self.steps.is_multiple_of(32) {
                 self.world.check();
             }
             if let Some(broken) = self.world.broken {

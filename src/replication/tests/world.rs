@@ -267,14 +267,4 @@ impl World {
         self.nodes[node.index()].change(|node| node.sweep(blob));
         self.check();
     }
-
-    /// Blobs that clients have sent.
-    pub(super) fn blobs(&self) -> BTreeSet<BlobId> {
-        let all = self.histories.iter().flat_map(|history| history.all());
-        all.filter_map(|(asked, _)| match asked {
-            Asked::Put { blob, .. } => Some(blob),
-            _ => None,
-        })
-        .collect()
-    }
 }

@@ -173,12 +173,12 @@ mod tests {
         let mut joined = Joined { page: Page::default(), limit, bytes: usize::MAX };
         let next = merge(pages, tombstones, &mut joined);
         let page = joined.page;
-        let text = |line: usize| match page.is_prefix(line) {
-            true => page.key(line).to_owned(),
-            false => {
-                let mark = if page.is_tombstone(line) { "!" } else { "" };
-                format!("{}{}{mark}", page.key(line), page.version(line))
+        let text = |line: usize| {
+            if page.is_prefix(line) {
+                return page.key(line).to_owned();
             }
+            let mark = if page.is_tombstone(line) { "!" } else { "" };
+            format!("{}{}{mark}", page.key(line), page.version(line))
         };
         ((0..page.len()).map(text).collect(), next)
     }
@@ -287,7 +287,7 @@ mod tests {
         for (limit, objects) in [(9, 2), (2, 1), (1, 0)] {
             let mut json = Json::new(limit);
             let next = merge(std::slice::from_ref(&paths), false, &mut json);
-            let json = json.into_json(next.map(|_| "x").as_deref());
+            let json = json.into_json(next.map(|_| "x"));
             let answer: serde_json::Value = serde_json::from_slice(&json).unwrap();
             assert_eq!(answer["objects"].as_array().unwrap().len(), objects);
             assert_eq!(answer["prefixes"], serde_json::json!(["a/"]));
