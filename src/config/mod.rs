@@ -1,7 +1,7 @@
 //! The configuration: defaults, then the file, then the environment, then the command line.
 //!
 //! Unknown keys are refused with the nearest known name. A value is checked where it is read, so that a wrong one is
-//! found at the start. One file can serve all nodes of a cluster: see [`source`].
+//! found at the start. One file can serve all nodes of a cluster: see `source`.
 
 mod cluster;
 mod registry;

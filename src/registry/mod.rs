@@ -1,6 +1,6 @@
 //! How the nodes of a cluster find each other, and see who is there.
 //!
-//! [`Registry`] is what a backend can do: `embedded` (the addresses are in the config), `redis`, `etcd`. [`driver`] runs it
+//! `Registry` is what a backend can do: `embedded` (the addresses are in the config), `redis`, `etcd`. [`driver`] runs it
 //! and keeps the [`directory`] that the rest of the node reads. No promise rests on it: what it says may be late, wrong or
 //! gone, and a node then goes on with what it last knew. It may hide a node; it cannot change what a write came to.
 

@@ -1,8 +1,6 @@
 //! The whole system in one value: nodes, machines, messages on their way, and what clients were told. Whoever drives it
 //! chooses what happens next; every step here is one that can happen on its own.
 
-use std::collections::BTreeSet;
-
 use super::history::{Asked, History, Told};
 use super::node::{Body, Envelope, Node};
 use super::properties::{Broken, check_rows, check_told};
