@@ -164,7 +164,7 @@ impl Delete {
         let Some(next) = doubts.pop() else { return self.read(now) };
         let (group, path) = (self.group.clone(), self.path.as_str());
         let settle = match self.which {
-            Which::Version(_) => Settle::new(group, path, &next, self.rounds),
+            Which::Version(_) => Settle::of_version(group, path, &next, self.rounds),
             _ => Settle::at_once(group, path, &next, self.rounds),
         };
         self.stage = Stage::Clearing(settle, doubts);

@@ -136,10 +136,13 @@ impl Simulator {
             let Some(happening) = self.happenings.remove(&number) else { continue };
             self.happen(happening);
             self.steps += 1;
-            if self.steps % 32 == 0 {
+            if self.steps % 32 == 0 || self.talks {
                 self.world.check();
             }
             if let Some(broken) = self.world.broken {
+                for node in &self.world.nodes {
+                    self.say(|| format!("{:?}", **node));
+                }
                 return Err(Failure::Broken(broken));
             }
         }
