@@ -37,17 +37,22 @@ pub struct Get {
 }
 
 impl Get {
-    /// Reads what a query asks for.
-    pub fn new(group: Group, path: &str, query: Query) -> Self {
-        let read = Read::new(group.clone(), path, query, 0);
+    /// Reads what a query asks for. Its rounds are numbered from `round` on.
+    pub fn new(group: Group, path: &str, query: Query, round: u32) -> Self {
+        let read = Read::new(group.clone(), path, query, round);
         Self {
             group,
             path: path.to_owned(),
             query,
-            rounds: 0,
+            rounds: round,
             settled: 0,
             stage: Stage::Reading(Box::new(read)),
         }
+    }
+
+    /// Where the numbers of another machine's rounds may begin.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
     }
 
     fn over(&mut self, outcome: Outcome) -> Step<Outcome> {
