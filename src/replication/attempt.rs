@@ -48,6 +48,8 @@ pub struct Try {
     phase: Phase,
     /// Rounds begun.
     rounds: u32,
+    /// The round in which votes are asked for: those that came back in another one are about another try.
+    ballot_round: u32,
     /// Those that were asked to vote and have not.
     voting: NodeSet,
     yes: Signatures,
@@ -74,6 +76,7 @@ impl Try {
             inline,
             phase: Phase::New,
             rounds: round,
+            ballot_round: 0,
             voting: NodeSet::default(),
             yes: Signatures::default(),
             refusals: Signatures::default(),
@@ -115,6 +118,7 @@ impl Try {
             proposal: proposal.clone(),
             inline: inline.clone(),
         });
+        self.ballot_round = round.number();
         self.voting = round.waiting();
         self.phase = Phase::Preparing(round);
         if self.with_data.len() < self.group.write_quorum {
@@ -242,6 +246,11 @@ impl Try {
         Step::none()
     }
 
+    /// Whether an answer is a vote that had not come in time.
+    fn is_late_vote(&mut self, from: NodeId, round: u32) -> bool {
+        round == self.ballot_round && self.voting.remove(from)
+    }
+
     /// A vote that was under way when the others decided: its commit.
     fn late_vote(&mut self, from: NodeId, reply: Option<Response>) -> Step<Outcome> {
         self.vote(from, reply);
@@ -279,7 +288,7 @@ impl Machine for Try {
             (Phase::Withdrawing(round), Event::Reply { from, round: number, reply }) => {
                 if !round.took(from, number) {
                     // A vote from before may still come.
-                    if self.voting.remove(from) {
+                    if self.is_late_vote(from, number) {
                         self.vote(from, reply);
                     }
                     return self.judge_withdrawal(now, *round);
@@ -311,11 +320,14 @@ impl Machine for Try {
             (Phase::Releasing(round), Event::Time) if now >= round.until() => self.aborted(),
             (Phase::Committing(round), Event::Reply { from, round: number, reply }) => {
                 let took = round.took(from, number);
-                if !took && self.voting.remove(from) {
+                if !took && self.is_late_vote(from, number) {
                     return self.late_vote(from, reply);
                 }
                 self.phase = Phase::Committing(*round);
-                self.done(from, reply);
+                // Late votes get their commit in this round too; what came back in another was about something else.
+                if number == round.number() {
+                    self.done(from, reply);
+                }
                 #[cfg(test)]
                 if is_planted(Mistake::CommitBelowQuorum) && self.committed.current(&self.group) > 0 {
                     self.phase = Phase::Over;
@@ -331,8 +343,8 @@ impl Machine for Try {
                 self.phase = Phase::Over;
                 Step::outcome(Outcome::Unknown)
             }
-            (Phase::Over, Event::Reply { from, reply, .. })
-                if self.voting.remove(from) && self.is_settled() =>
+            (Phase::Over, Event::Reply { from, round, reply })
+                if self.is_late_vote(from, round) && self.is_settled() =>
             {
                 self.late_vote(from, reply)
             }

@@ -1,14 +1,14 @@
 //! A DELETE: choose what is live by a strong read, then tombstone it at a write quorum, then answer. Tombstones only grow, so
 //! nothing ever has to be taken back.
 
+use super::get::{self, Get};
 use super::machine::{Event, Group, Machine, Round, Signatures, Step, Time};
 use super::put::check;
-use super::read::{self, Known, Read};
-use super::settle::{self, Settle};
+use super::read::Known;
 use crate::base::clock::Timestamp;
 use crate::limits::{COMMIT_TIME, DELETE_PAGE, NUMBER_MAX, WRITE_TIME};
 use crate::wire::condition::Conditions;
-use crate::wire::peer::{Held, InDoubt, Proven, Query, Reply, Request};
+use crate::wire::peer::{Held, Proven, Query, Reply, Request};
 
 /// Which versions are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,9 +48,7 @@ pub enum Outcome {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     New,
-    Reading(Box<Read>),
-    /// What the choice hinges on is settled.
-    Clearing(Box<Settle>, Vec<InDoubt>),
+    Reading(Box<Get>),
     Burying(Round, Signatures),
     Over,
 }
@@ -110,18 +108,12 @@ impl Delete {
             Which::Version(version) => Query::At(version),
             Which::All | Which::AllBut { .. } => Query::Below { version: self.below, limit: DELETE_PAGE },
         };
-        let read = Read::new(self.group.clone(), &self.path, query, self.rounds);
+        let read = Get::new(self.group.clone(), &self.path, query, self.rounds);
         self.stage = Stage::Reading(Box::new(read));
         self.go_on(now, Event::Time)
     }
 
     fn choose(&mut self, now: Time, known: Known) -> Step<Outcome> {
-        if !known.in_doubt.is_empty() {
-            if now >= self.until {
-                return self.fail(Outcome::InDoubt);
-            }
-            return self.clear(now, known.in_doubt);
-        }
         let sources = known.signed;
         self.more = !known.complete;
         self.below = known.held.last().map_or(0, |held| held.row.version);
@@ -170,17 +162,6 @@ impl Delete {
         self.over(outcome)
     }
 
-    fn clear(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
-        let Some(next) = doubts.pop() else { return self.read(now) };
-        let (group, path) = (self.group.clone(), self.path.as_str());
-        let settle = match self.which {
-            Which::Version(_) => Settle::new(group, path, &next, self.rounds),
-            _ => Settle::at_once(group, path, &next, self.rounds),
-        };
-        self.stage = Stage::Clearing(Box::new(settle), doubts);
-        self.go_on(now, Event::Time)
-    }
-
     fn go_on(&mut self, now: Time, event: Event) -> Step<Outcome> {
         let mut stage = std::mem::replace(&mut self.stage, Stage::New);
         let (sends, mut step) = match &mut stage {
@@ -189,22 +170,9 @@ impl Delete {
                 self.rounds = read.rounds();
                 self.stage = stage;
                 let step = match inner.outcome {
-                    Some(read::Outcome::Known(known)) => self.choose(now, known),
-                    Some(read::Outcome::Unavailable) => self.fail(Outcome::NoQuorum),
-                    None => Step::none(),
-                };
-                (inner.sends, step)
-            }
-            Stage::Clearing(settle, rest) => {
-                let inner = settle.step(now, event);
-                self.rounds = settle.rounds();
-                let rest = rest.clone();
-                self.stage = stage;
-                let step = match inner.outcome {
-                    Some(settle::Outcome::Unknown) => self.fail(Outcome::InDoubt),
-                    // One that is still worked on has not been answered: it is not there yet.
-                    Some(settle::Outcome::Live) => self.over(Outcome::Missing),
-                    Some(_) => self.clear(now, rest),
+                    Some(get::Outcome::Known(known)) => self.choose(now, known),
+                    Some(get::Outcome::InDoubt) => self.fail(Outcome::InDoubt),
+                    Some(get::Outcome::Unavailable) => self.fail(Outcome::NoQuorum),
                     None => Step::none(),
                 };
                 (inner.sends, step)
@@ -255,7 +223,6 @@ impl Machine for Delete {
         match &self.stage {
             Stage::New => Some(0),
             Stage::Reading(read) => read.wake(),
-            Stage::Clearing(settle, _) => settle.wake(),
             Stage::Burying(round, _) => Some(round.until()),
             Stage::Over => None,
         }

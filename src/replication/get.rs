@@ -37,17 +37,22 @@ pub struct Get {
 }
 
 impl Get {
-    /// Reads what a query asks for.
-    pub fn new(group: Group, path: &str, query: Query) -> Self {
-        let read = Read::new(group.clone(), path, query, 0);
+    /// Reads what a query asks for. Its rounds are numbered from `round` on.
+    pub fn new(group: Group, path: &str, query: Query, round: u32) -> Self {
+        let read = Read::new(group.clone(), path, query, round);
         Self {
             group,
             path: path.to_owned(),
             query,
-            rounds: 0,
+            rounds: round,
             settled: 0,
             stage: Stage::Reading(Box::new(read)),
         }
+    }
+
+    /// Where the numbers of another machine's rounds may begin.
+    pub fn rounds(&self) -> u32 {
+        self.rounds
     }
 
     fn over(&mut self, outcome: Outcome) -> Step<Outcome> {
@@ -55,8 +60,8 @@ impl Get {
         Step::outcome(outcome)
     }
 
-    fn is_of_one_version(&self) -> bool {
-        matches!(self.query, Query::At(_))
+    fn may_wait(&self, known: &Known) -> bool {
+        matches!(self.query, Query::At(_)) && known.in_doubt.iter().all(|other| other.basis.is_none())
     }
 
     fn settle(&mut self, now: Time, mut doubts: Vec<InDoubt>) -> Step<Outcome> {
@@ -68,7 +73,7 @@ impl Get {
         };
         let (group, path) = (self.group.clone(), self.path.as_str());
         let settle = match self.query {
-            Query::At(_) => Settle::new(group, path, &next, self.rounds),
+            Query::At(_) => Settle::of_version(group, path, &next, self.rounds),
             Query::Newest | Query::Below { .. } => Settle::at_once(group, path, &next, self.rounds),
         };
         self.stage = Stage::Settling(Box::new(settle), doubts);
@@ -88,8 +93,8 @@ impl Machine for Get {
                     Some(read::Outcome::Known(known)) if known.in_doubt.is_empty() => {
                         self.over(Outcome::Known(known))
                     }
-                    Some(read::Outcome::Known(known)) if self.settled > 0 && self.is_of_one_version() => {
-                        // One that appeared meanwhile is of a request that runs while this one does.
+                    Some(read::Outcome::Known(known)) if self.settled > 0 && self.may_wait(&known) => {
+                        // They appeared meanwhile: their requests run while this one does.
                         self.over(Outcome::Known(known))
                     }
                     Some(read::Outcome::Known(_)) if self.settled >= READS_MAX => self.over(Outcome::InDoubt),

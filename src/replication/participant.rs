@@ -344,7 +344,10 @@ fn read<R: Rows>(rows: &mut R, context: &Context, path: &str, query: Query) -> R
     if context.recovering {
         return Ok(Reply::Recovering);
     }
-    let held = rows.versions(path, query)?;
+    let mut held = rows.versions(path, query)?;
+    if held.is_empty() && matches!(query, Query::At(_)) {
+        held = rows.versions(path, Query::Newest)?;
+    }
     let prepared = rows.prepared_on(path)?;
     let newest = match (query, held.first()) {
         (Query::Newest, newest) => newest.map(|held| held.row.version),

@@ -4,8 +4,9 @@
 //! anything is refused because of what a try met. So one PUT never becomes two versions.
 
 use super::attempt::{self, Try};
+use super::get::{self, Get};
 use super::machine::{Event, Group, Machine, NodeSet, Step, Time};
-use super::read::{self, Known, Read};
+use super::read::Known;
 use super::settle::{self, Settle};
 use crate::base::clock::Timestamp;
 use crate::base::ids::BlobId;
@@ -76,7 +77,7 @@ pub enum Refusal {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Stage {
     New,
-    Reading(Box<Read>),
+    Reading(Box<Get>),
     Trying(Box<Try>),
     /// What stands in the way is settled: the first of them now.
     Clearing(Box<Settle>, Vec<InDoubt>),
@@ -141,7 +142,7 @@ impl Put {
             return self.attempt(now);
         }
         let query = self.wanted.version.map_or(Query::Newest, Query::At);
-        let read = Read::new(self.group.clone(), &self.wanted.path, query, self.rounds);
+        let read = Get::new(self.group.clone(), &self.wanted.path, query, self.rounds);
         self.stage = Stage::Reading(Box::new(read));
         self.go_on(now, Event::Time)
     }
@@ -184,12 +185,10 @@ impl Put {
                 return self.judge_existing(version, held);
             }
             if !known.in_doubt.is_empty() {
-                return self.clear(now, known.in_doubt.clone());
+                // Others work on this version.
+                return self.pause(now);
             }
         } else {
-            if !known.in_doubt.is_empty() {
-                return self.clear(now, known.in_doubt.clone());
-            }
             let newest = known.held.first();
             self.basis = Some(Basis {
                 version: newest.map_or(0, |held| held.row.version),
@@ -281,8 +280,9 @@ impl Put {
                 let outcome = inner.outcome;
                 self.stage = stage;
                 let step = match outcome {
-                    Some(read::Outcome::Known(known)) => self.judge(now, &known),
-                    Some(read::Outcome::Unavailable) => self.refuse(Refusal::NoQuorum),
+                    Some(get::Outcome::Known(known)) => self.judge(now, &known),
+                    Some(get::Outcome::InDoubt) => self.refuse(Refusal::InDoubt),
+                    Some(get::Outcome::Unavailable) => self.refuse(Refusal::NoQuorum),
                     None => Step::none(),
                 };
                 (inner.sends, step)

@@ -122,14 +122,21 @@ impl Read {
         if let Some(floor) = floor {
             known.held.retain(|held| held.row.version >= floor);
         }
-        if self.query == Query::Newest {
+        if let Query::At(version) = self.query
+            && known.held.iter().any(|held| held.row.version == version)
+        {
+            known.held.retain(|held| held.row.version == version);
+        }
+        if !matches!(self.query, Query::Below { .. }) {
             known.held.truncate(1);
         }
         known.in_doubt.sort();
         known.in_doubt.dedup();
         let newest = known.held.first();
         match self.query {
-            Query::At(_) => known.in_doubt.retain(|_| newest.is_none()),
+            Query::At(version) => {
+                known.in_doubt.retain(|_| newest.is_none_or(|held| held.row.version != version));
+            }
             Query::Newest | Query::Below { .. } => known.in_doubt.retain(|other| other.contradicts(newest)),
         }
         if let Some(first) = known.held.first() {
@@ -158,7 +165,7 @@ impl Read {
     fn conclude(&mut self, now: Time) -> Step<Outcome> {
         let group = &self.group;
         self.answers.retain(|answer| group.is_current(&(answer.from, answer.identity)));
-        let mut known = self.merge();
+        let known = self.merge();
         let lacking: Vec<(NodeId, Vec<Held>)> =
             self.answers.iter().map(|answer| (answer.from, Self::lacks(answer, &known))).collect();
         let has_all = |node: NodeId| lacking.iter().any(|(other, lacks)| *other == node && lacks.is_empty());
@@ -167,8 +174,7 @@ impl Read {
             self.up_to_date.insert(answer.from, answer.identity);
         }
         if self.up_to_date.current(&self.group) >= self.group.write_quorum {
-            known.signed = self.up_to_date.all();
-            return self.over(Outcome::Known(known));
+            return self.tell(known);
         }
         self.rounds += 1;
         let to: NodeSet =
@@ -201,30 +207,41 @@ impl Read {
         if let Some((identity, Reply::Done { counts: true, conditional, newer })) =
             self.group.open(from, reply)
         {
-            if self.query == Query::Newest {
-                if newer.is_some() {
-                    return if self.begun < READS_MAX {
-                        self.begin(now)
-                    } else {
-                        self.over(Outcome::Unavailable)
-                    };
-                }
-                let newest = known.held.first();
-                known.in_doubt.extend(conditional.into_iter().filter(|other| other.contradicts(newest)));
-                known.in_doubt.sort();
-                known.in_doubt.dedup();
+            if self.query == Query::Newest && newer.is_some() {
+                return if self.begun < READS_MAX {
+                    self.begin(now)
+                } else {
+                    self.over(Outcome::Unavailable)
+                };
             }
+            let newest = known.held.first();
+            let bears = |other: &InDoubt| match self.query {
+                Query::Newest | Query::Below { .. } => other.contradicts(newest),
+                Query::At(version) => {
+                    other.version == version && newest.is_none_or(|held| held.row.version != version)
+                }
+            };
+            known.in_doubt.extend(conditional.into_iter().filter(bears));
+            known.in_doubt.sort();
+            known.in_doubt.dedup();
             self.up_to_date.insert(from, identity);
         }
         if self.up_to_date.current(&self.group) >= self.group.write_quorum {
-            known.signed = self.up_to_date.all();
-            return self.over(Outcome::Known(known));
+            return self.tell(known);
         }
         if round.waiting().is_empty() {
             return self.over(Outcome::Unavailable);
         }
         self.phase = Phase::Finishing(round, known);
         Step::none()
+    }
+
+    fn tell(&mut self, mut known: Known) -> Step<Outcome> {
+        known.signed = self.up_to_date.all();
+        if let Query::At(version) = self.query {
+            known.held.retain(|held| held.row.version == version);
+        }
+        self.over(Outcome::Known(known))
     }
 
     fn over(&mut self, outcome: Outcome) -> Step<Outcome> {

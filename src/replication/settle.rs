@@ -69,6 +69,12 @@ impl Settle {
         }
     }
 
+    /// Settles a try that a read of its version met. If it is conditional, the read may not say that it is not there yet while its
+    /// coordinator goes on: what it was judged on may be gone, and then it should have been there before.
+    pub fn of_version(group: Group, path: &str, in_doubt: &InDoubt, round: u32) -> Self {
+        Self { patient: in_doubt.basis.is_none(), ..Self::new(group, path, in_doubt, round) }
+    }
+
     /// Settles a try now, even if its coordinator still works on it: for an answer that it contradicts.
     pub fn at_once(group: Group, path: &str, in_doubt: &InDoubt, round: u32) -> Self {
         Self { patient: false, ..Self::new(group, path, in_doubt, round) }

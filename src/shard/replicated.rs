@@ -95,7 +95,7 @@ impl Replica<'_> {
     /// # Errors
     /// `QuorumUnavailable`, `OutcomeUnknown`.
     pub(super) async fn read(&self, path: &str, query: Query) -> Result<Known, Failure> {
-        let machine = Get::new(self.group.clone(), path, query);
+        let machine = Get::new(self.group.clone(), path, query, 0);
         known(drive(self.core, &self.cluster, self.worth, machine).await)
     }
 
@@ -105,7 +105,7 @@ impl Replica<'_> {
         path: &str,
         query: Query,
     ) -> impl Future<Output = Result<Known, Failure>> + use<> {
-        let machine = Get::new(self.group.clone(), path, query);
+        let machine = Get::new(self.group.clone(), path, query, 0);
         let (core, cluster, worth) = (Rc::clone(self.core), Arc::clone(&self.cluster), self.worth);
         let reading = monoio::spawn(async move { drive(&core, &cluster, worth, machine).await });
         async move { known(reading.await) }

@@ -77,7 +77,7 @@ pub(super) fn machine(asked: Asked, path: &str, group: Group, with_data: NodeSet
             Any::Delete(Box::new(Delete::new(group, path, which, Conditions::default(), Timestamp(1))))
         }
         Asked::Get { version } => {
-            Any::Get(Box::new(Get::new(group, path, version.map_or(Query::Newest, Query::At))))
+            Any::Get(Box::new(Get::new(group, path, version.map_or(Query::Newest, Query::At), 0)))
         }
     }
 }

@@ -140,6 +140,9 @@ impl Simulator {
                 self.world.check();
             }
             if let Some(broken) = self.world.broken {
+                for node in &self.world.nodes {
+                    self.say(|| format!("{:?}", **node));
+                }
                 return Err(Failure::Broken(broken));
             }
         }

@@ -128,7 +128,7 @@ impl InDoubt {
 pub enum Query {
     /// The newest.
     Newest,
-    /// This one.
+    /// This one. Where it is not there, the answer has the newest: that must be known at a quorum before it is said that this one is not there.
     At(u64),
     /// Those below a number, newest first.
     Below {
