@@ -108,7 +108,10 @@ fn a_replaced_disk_recovers_and_the_other_one_of_its_node_votes_meanwhile() {
     };
     kept.iter().take(5).for_each(|number| drop(put_until(*number, 201)));
     for number in lost.iter().take(5) {
-        assert_error(&put_until(*number, 503), 503, "QuorumUnavailable");
+        // A replica that recovers answers, but does not vote: then that is known only after the others were asked.
+        let answer = put_until(*number, 503);
+        let code = String::from_utf8_lossy(&answer.body).into_owned();
+        assert!(code.contains("QuorumUnavailable") || code.contains("OutcomeUnknown"), "{code}");
     }
     cluster.nodes[0].spawn();
     cluster.wait_ready(READY_DEADLINE);
