@@ -19,6 +19,8 @@ pub(crate) enum Mistake {
     CommitBelowQuorum,
     /// A yes leaves before it is on disk.
     VoteBeforeSync,
+    /// Rows are handed over while commits that were judged before the new disk was recorded are not on disk yet.
+    HandOverWithoutBarrier,
     /// A replaced disk goes on as if it were the old one.
     WipedDiskVotes,
 }

@@ -10,6 +10,7 @@ use super::store::Store;
 use crate::base::ids::BlobId;
 use crate::base::topology::NodeId;
 use crate::replication::machine::{Event, Group, NodeSet, Time};
+use crate::replication::mistake::{Mistake, is_planted};
 use crate::replication::settle::Settle;
 use crate::wire::peer::{Attempt, InDoubt, Member, Request};
 
@@ -241,8 +242,11 @@ impl World {
         self.check();
     }
 
-    /// A node records another's new disk; its rows from then on.
+    /// A node records another's new disk; its rows from then on, once everything is on disk that it did before.
     pub(super) fn admit(&mut self, from: NodeId, to: NodeId) -> HandedOver {
+        if !is_planted(Mistake::HandOverWithoutBarrier) {
+            self.sync(from);
+        }
         let members = self.nodes[to.index()].context.members.clone();
         let rows = self.nodes[from.index()].change(|node| node.admit(&members));
         HandedOver { from: self.member(from), to: self.member(to), rows }
