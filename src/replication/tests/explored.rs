@@ -8,36 +8,43 @@ use super::history::{Asked, Condition};
 use super::model::{Action, Before, Budget, Configuration, State, Step, blob_before, put};
 use crate::replication::delete::Which;
 
-/// States looked at, at most, unless `AMBERBLOB_MODEL_STATES` says otherwise.
-const STATES: usize = 250_000;
+/// States looked at in each of two orders, at most, unless `AMBERBLOB_MODEL_STATES` says otherwise.
+const STATES: usize = 120_000;
+/// What must hold.
+const EVERYTHING: &str = "everything holds";
 
-/// Explores everything; a way to a state that must not be.
+/// Explores everything, else the depths and what is near the beginning; a way to a state that must not be.
 pub(super) fn explore(name: &str, model: &Configuration) -> Option<Vec<(State, Option<Action>)>> {
-    let began = Instant::now();
     let limit =
         std::env::var("AMBERBLOB_MODEL_STATES").map_or(STATES, |text| text.parse().expect("a number"));
     let checker = || {
         let checker = model.clone().checker().threads(2).target_state_count(limit);
         checker.finish_when(HasDiscoveries::AnyFailures)
     };
-    // Depth first needs little memory; breadth first finds the shortest way.
-    let checked = checker().spawn_dfs().join();
-    let is_cut = checked.state_count() >= limit;
+    let deep = look(name, limit, || checker().spawn_dfs().join());
+    // Breadth first finds the shortest way, and what depth first had no time for.
+    let is_done = deep.state_count() < limit && deep.discovery(EVERYTHING).is_none();
+    let wide = (!is_done).then(|| look(name, limit, || checker().spawn_bfs().join()));
+    let wide = wide.as_ref().and_then(|checked| checked.discovery(EVERYTHING));
+    let found = wide.or_else(|| deep.discovery(EVERYTHING));
+    if found.is_none() {
+        assert!(deep.discovery("someone is answered").is_some(), "{name}: nothing comes to an end");
+    }
+    found.map(|path| path.into_vec())
+}
+
+fn look<C: Checker<Configuration>>(name: &str, limit: usize, check: impl FnOnce() -> C) -> C {
+    let began = Instant::now();
+    let checked = check();
     println!(
         "{name}: {} states, {} of them different, depth {}, {:.1?}{}",
         checked.state_count(),
         checked.unique_state_count(),
         checked.max_depth(),
         began.elapsed(),
-        if is_cut { ", cut off" } else { "" },
+        if checked.state_count() >= limit { ", cut off" } else { "" },
     );
-    let path = checked.discovery("everything holds");
-    if path.is_none() {
-        assert!(checked.discovery("someone is answered").is_some(), "{name}: nothing comes to an end");
-        return None;
-    }
-    let shortest = checker().spawn_bfs().join().discovery("everything holds");
-    shortest.or(path).map(|path| path.into_vec())
+    checked
 }
 
 /// The trace in words.
@@ -75,7 +82,8 @@ pub(super) fn before(version: u64, on: &[u8]) -> Before {
     Before { version, deleted: false, on: on.to_vec() }
 }
 
-const PUT: fn(u8, u128) -> Step = |node, number| put(node, number, None, Condition::None, number as u8);
+pub(super) const PUT: fn(u8, u128) -> Step =
+    |node, number| put(node, number, None, Condition::None, number as u8);
 
 /// A PUT of a version, with some content.
 fn put_at(node: u8, number: u128, version: u64, content: u8) -> Step {
@@ -90,7 +98,7 @@ fn after(step: Step, after: &[usize]) -> Step {
     Step { after: after.to_vec(), ..step }
 }
 
-fn budget() -> Budget {
+pub(super) fn budget() -> Budget {
     Budget { ballots: 1, pauses: 2, rounds: 9, ..Budget::default() }
 }
 
@@ -195,78 +203,53 @@ fn swept() {
 }
 
 #[test]
-fn trial() {
-    let Ok(spec) = std::env::var("TRIAL") else { return };
-    let mut words = spec.split_whitespace();
-    let name = words.next().unwrap();
-    let mut b = budget();
-    let mut wipe = vec![];
-    let mut nodes = 3;
-    for word in words {
-        let (key, value) = word.split_once('=').unwrap();
-        let value: u8 = value.parse().unwrap();
-        match key {
-            "timers" => b.timers = value,
-            "pauses" => b.pauses = value,
-            "doubles" => b.doubles = value,
-            "late" => b.late = value,
-            "crashes" => b.crashes = value,
-            "wipes" => b.wipes = value,
-            "settles" => b.settles = value,
-            "sweeps" => b.sweeps = value,
-            "rounds" => b.rounds = u32::from(value),
-            "ballots" => b.ballots = u32::from(value),
-            "disk" => wipe.push(value),
-            "nodes" => nodes = usize::from(value),
-            _ => panic!(),
+fn four_and_five() {
+    for nodes in [4, 5] {
+        for (name, budget) in [
+            ("late", Budget { timers: 1, late: 2, ..budget() }),
+            ("crash", Budget { crashes: 1, settles: 2, ..budget() }),
+        ] {
+            let model = Configuration::new(vec![PUT(0, 1), get(2, None, &[])], budget).of(nodes);
+            holds(&format!("PUT of {nodes}, {name}"), model);
         }
+        let mut model = Configuration::new(
+            vec![PUT(0, 1), get(2, None, &[0])],
+            Budget { wipes: 1, settles: 1, ..budget() },
+        );
+        model.wipe = vec![1];
+        holds(&format!("PUT of {nodes}, a disk replaced"), model.of(nodes));
+        let steps = vec![delete(0, Which::Version(1), &[]), get(2, None, &[0])];
+        let mut model = Configuration::new(steps, Budget { late: 1, ..budget() });
+        model.before = vec![before(1, &[0, 1, 2])];
+        holds(&format!("DELETE of {nodes}"), model.of(nodes));
     }
-    let one = before(1, &[0, 1, 2]);
-    let (steps, before) = match name {
-        "put" => (vec![PUT(0, 1)], vec![]),
-        "put,get" => (vec![PUT(0, 1), get(2, None, &[])], vec![]),
-        "put,get,get" => (vec![PUT(0, 1), get(2, None, &[]), get(1, None, &[1])], vec![]),
-        "put,put" => (vec![PUT(0, 1), PUT(1, 2)], vec![]),
-        "same" => (vec![put_at(0, 1, 5, 1), put_at(1, 2, 5, 2)], vec![]),
-        "if,delete" => {
-            (vec![put_if(0, 1, Condition::Is(blob_before(1))), delete(1, Which::Version(1), &[])], vec![one])
-        }
-        "if,delete,get" => (
-            vec![
-                put_if(0, 1, Condition::Is(blob_before(1))),
-                delete(1, Which::Version(1), &[]),
-                get(2, None, &[1]),
-            ],
-            vec![one],
-        ),
-        "if,if" => (
-            vec![put_if(0, 1, Condition::Is(blob_before(1))), put_if(1, 2, Condition::Is(blob_before(1)))],
-            vec![one],
-        ),
-        "if,lower" => (vec![put_at(0, 1, 2, 1), put_if(1, 2, Condition::Absent)], vec![]),
-        "if,lower,get" => {
-            (vec![put_at(0, 1, 2, 1), put_if(1, 2, Condition::Absent), get(2, None, &[0])], vec![])
-        }
-        "delete,get" => (
-            vec![delete(0, Which::Newest, &[]), get(1, None, &[]), get(2, None, &[0])],
-            vec![before(1, &[0, 1])],
-        ),
-        "put,delete,get" => {
-            (vec![PUT(0, 1), delete(2, Which::Newest, &[]), get(1, None, &[1])], vec![before(1, &[0, 1])])
-        }
-        "delete" => (vec![delete(0, Which::Version(1), &[]), get(2, None, &[0])], vec![one]),
-        "retry" => (vec![put_at(0, 1, 5, 1), put_at(1, 2, 5, 1)], vec![]),
-        _ => panic!(),
-    };
-    let mut model = Configuration::new(steps, b);
-    model.before = before;
-    model.wipe = wipe;
-    if nodes > 3 {
-        model.nodes = nodes;
-        model.write_quorum = nodes / 2 + 1;
-        for step in &mut model.steps {
-            step.with_data = (0..nodes as u8).collect();
-        }
+}
+
+/// Writing and syncing are two steps, and between them a node may crash.
+#[test]
+fn power_cuts() {
+    let puts = vec![PUT(0, 1), get(2, None, &[])];
+    let deletes = vec![delete(0, Which::Version(1), &[]), get(2, None, &[])];
+    for (name, steps, budget) in [
+        ("PUT", puts.clone(), Budget { crashes: 2, settles: 1, ..budget() }),
+        ("PUT, a disk replaced", puts, Budget { crashes: 1, wipes: 1, settles: 1, ..budget() }),
+        ("DELETE", deletes.clone(), Budget { crashes: 2, ..budget() }),
+        ("DELETE, a disk replaced", deletes, Budget { crashes: 1, wipes: 1, ..budget() }),
+    ] {
+        let mut model = Configuration::new(steps, budget);
+        (model.late_sync, model.wipe) = (true, vec![1]);
+        model.before = vec![before(1, &[0, 1, 2])];
+        holds(&format!("{name}, power cuts"), model);
     }
-    holds(&spec, model);
+}
+
+#[test]
+fn full_disks() {
+    for full in [vec![1, 2], vec![0, 2]] {
+        let budget = Budget { timers: 1, doubles: 1, settles: 1, rooms: 1, ballots: 2, ..budget() };
+        let mut model = Configuration::new(vec![PUT(0, 1), get(2, None, &[])], budget);
+        let name = format!("PUT, {full:?} full");
+        model.full = full;
+        holds(&name, model);
+    }
 }

@@ -37,6 +37,8 @@ pub(super) struct Budget {
     /// Replicas that ask about a try they voted for.
     pub(super) settles: u8,
     pub(super) sweeps: u8,
+    /// Full disks that get room.
+    pub(super) rooms: u8,
     /// Tries of one PUT; the machine stops before the next.
     pub(super) ballots: u32,
     /// Rounds of one machine, as well.
@@ -70,6 +72,8 @@ pub(super) struct Configuration {
     pub(super) steps: Vec<Step>,
     pub(super) budget: Budget,
     pub(super) late_sync: bool,
+    /// Replicas whose disks are full at the beginning.
+    pub(super) full: Vec<u8>,
     /// The only replicas whose disks may be replaced.
     pub(super) wipe: Vec<u8>,
     pub(super) mistake: Option<Mistake>,
@@ -100,6 +104,7 @@ pub(super) enum Action {
     Settle(NodeId, Attempt),
     Sweep(NodeId, BlobId),
     Sync(NodeId),
+    Room(NodeId),
 }
 
 pub(super) fn blob(number: u128) -> BlobId {
@@ -120,9 +125,18 @@ impl Configuration {
             steps,
             budget,
             late_sync: false,
+            full: Vec::new(),
             wipe: Vec::new(),
             mistake: None,
         }
+    }
+
+    /// The same with so many nodes, which all get the data of every PUT, and a majority of them as the quorum.
+    pub(super) fn of(self, nodes: u8) -> Self {
+        let (nodes, all): (usize, Vec<u8>) = (usize::from(nodes), (0..nodes).collect());
+        let with_data = |step: Step| Step { with_data: all.clone(), ..step };
+        let steps = self.steps.into_iter().map(with_data).collect();
+        Self { nodes, write_quorum: nodes / 2 + 1, steps, ..self }
     }
 
     pub(super) fn init(&self) -> State {
@@ -148,6 +162,9 @@ impl Configuration {
         }
         let mut world = World::new(self.write_quorum, stores, vec![History::new(seen)]);
         world.late_sync = self.late_sync;
+        for node in &self.full {
+            world.nodes[usize::from(*node)].change(|node| node.is_full = true);
+        }
         let begun = vec![false; self.steps.len()];
         let mut state = State { world, budget: self.budget, begun, stopped: Vec::new() };
         // A request that is made late cannot be told from one whose messages are late.
@@ -219,6 +236,9 @@ impl Configuration {
         if budget.settles > 0 {
             actions.extend(node.prepared().map(|attempt| Action::Settle(me, attempt)));
         }
+        if budget.rooms > 0 && node.is_full {
+            actions.push(Action::Room(me));
+        }
         if budget.sweeps > 0 {
             actions.extend(node.files.iter().map(|blob| Action::Sweep(me, *blob)));
         }
@@ -274,6 +294,10 @@ impl Configuration {
             Action::Sweep(node, blob) => {
                 state.budget.sweeps -= 1;
                 world.sweep(node, blob);
+            }
+            Action::Room(node) => {
+                state.budget.rooms -= 1;
+                world.nodes[node.index()].change(|node| node.is_full = false);
             }
             Action::Sync(node) => {
                 let before = world.net.len();
