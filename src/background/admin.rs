@@ -18,6 +18,7 @@ use tokio_uring::net::TcpStream;
 
 use super::operations::{Operation, Operations};
 use super::overview::Overview;
+use super::scrub::Scrubber;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
@@ -47,9 +48,14 @@ struct Page {
 }
 
 /// Serves for as long as the node runs.
-pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, overview: Overview) {
+pub(super) async fn serve(
+    node: Arc<Node>,
+    listener: TcpListener,
+    overview: Overview,
+    scrubber: Rc<Scrubber>,
+) {
     let metrics = node.metrics.registry();
-    let operations = Operations::new(Arc::clone(&node));
+    let operations = Operations::new(scrubber);
     let admin = Rc::new(Admin { node, overview, operations, metrics });
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
@@ -145,6 +151,7 @@ impl Admin {
             node.metrics.busy.get_or_create(&label).set(node.placement.busy(core).cast_signed() as i64);
         }
         self.overview.count(&node.metrics);
+        node.metrics.damaged.set(node.damages.count().cast_signed() as i64);
         node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
         node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);
         match encode(&mut body, &self.metrics) {
@@ -159,11 +166,18 @@ impl Admin {
     fn ready(&self) -> Page {
         let mut troubles = self.node.troubles();
         troubles.extend(self.overview.troubles());
-        if troubles.is_empty() {
-            json_page(200, &json!({ "ready": true }))
+        let (status, mut page) = if troubles.is_empty() {
+            (200, json!({ "ready": true }))
         } else {
-            json_page(503, &json!({ "ready": false, "reasons": troubles }))
+            (503, json!({ "ready": false, "reasons": troubles }))
+        };
+        let damaged = self.node.damages.count();
+        if damaged > 0 {
+            // Everything else is served: no reason to send nobody here.
+            page["damaged_chunks"] = json!(damaged);
+            page["damaged"] = json!(self.node.damages.lines());
         }
+        json_page(status, &page)
     }
 }
 

@@ -5,13 +5,13 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::rc::Rc;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
+use super::scrub::Scrubber;
 use crate::base::error::{Code, Error, Result};
-use crate::shard::node::Node;
 
 /// One that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,7 +25,7 @@ type Outcome = Option<Result<Value>>;
 
 /// Those that run.
 pub(super) struct Operations {
-    node: Arc<Node>,
+    scrubber: Rc<Scrubber>,
     running: RefCell<HashMap<Operation, watch::Receiver<Outcome>>>,
 }
 
@@ -38,17 +38,16 @@ impl Operation {
         }
     }
 
-    #[expect(clippy::unused_async, reason = "what it does takes time")]
-    async fn run(self, _node: Arc<Node>) -> Result<Value> {
+    async fn run(self, scrubber: Rc<Scrubber>) -> Result<Value> {
         match self {
-            Self::Scrub => Err(Error::new(Code::NotImplemented, "this release has no scrub")),
+            Self::Scrub => scrubber.now().await,
         }
     }
 }
 
 impl Operations {
-    pub(super) fn new(node: Arc<Node>) -> Self {
-        Self { node, running: RefCell::default() }
+    pub(super) fn new(scrubber: Rc<Scrubber>) -> Self {
+        Self { scrubber, running: RefCell::default() }
     }
 
     /// Does it, or waits for one that is being done.
@@ -71,9 +70,9 @@ impl Operations {
             return joined.clone();
         }
         let (tell, outcome) = watch::channel(None);
-        let node = Arc::clone(&self.node);
+        let scrubber = Rc::clone(&self.scrubber);
         tokio_uring::spawn(async move {
-            let ended = operation.run(node).await;
+            let ended = operation.run(scrubber).await;
             // Whoever asked may have gone.
             let _ = tell.send(Some(ended));
         });
