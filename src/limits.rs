@@ -341,6 +341,44 @@ pub const ANSWER_HEAD_MAX: usize = 16 << 10;
 
 /// Connections of the admin listener.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// Time that a client waits for an operation that it asked for there, and for it to end.
+pub const OPERATION_TIME: Duration = Duration::from_hours(30 * 24);
+/// Time that the command line has to reach an admin listener.
+pub const ADMIN_CONNECT: Duration = Duration::from_secs(10);
+/// Bytes of an operation's report.
+pub const ADMIN_ANSWER_MAX: usize = 1 << 20;
+/// A buffer of the scrub.
+pub const SCRUB_BUFFER: usize = 1 << 20;
+/// Passes of the scrub that run at once, a buffer each: the one that goes by itself, and one that was asked for.
+pub const SCRUB_PASSES: usize = 2;
+/// Versions that the scrub asks for at a time; chunks of theirs that live in the database are hashed with the answer.
+pub const SCRUB_ROWS: usize = 16;
+/// Chunks of a version that it asks for at a time.
+pub const SCRUB_CHUNKS: u64 = 256;
+/// How often it notes where it is.
+pub const SCRUB_NOTE: Duration = Duration::from_secs(1);
+/// How often it looks whether a pass is due, at most.
+pub const SCRUB_TICK: Duration = Duration::from_mins(1);
+/// Slowest rate of the scrub, bytes per second.
+pub const SCRUB_RATE_MIN: u64 = 64 << 10;
+/// Time that a pass waits for a place in the queue of repairs, and for repairs at its end.
+pub const SCRUB_PATIENCE: Duration = Duration::from_mins(10);
+/// Damaged chunks that a node knows of.
+pub const DAMAGES_MAX: usize = 4096;
+/// Those of them that `/readyz` names.
+pub const DAMAGES_SHOWN: usize = 16;
+/// Damaged chunks that wait for one core to repair them.
+pub const REPAIR_QUEUE: usize = 256;
+/// Time after which a core with nothing to repair tries again what it could not.
+pub const REPAIR_PAUSE: Duration = Duration::from_mins(1);
+/// Time that another replica has to begin to send what is damaged here.
+pub const REPAIR_ANSWER_TIME: Duration = Duration::from_secs(2);
+/// Time it has to send it, at most a part.
+pub const REPAIR_FETCH_TIME: Duration = Duration::from_secs(5);
+/// Time that a read waits for bytes that are damaged here, from all replicas together.
+pub const READ_REPAIR_TIME: Duration = Duration::from_secs(15);
+/// Such bytes that one core's reads hold.
+pub const RESCUES_HELD: usize = 32 << 20;
 /// How often the sweeper looks for chunks to drop, at most.
 pub const SWEEP_TICK: Duration = Duration::from_mins(1);
 /// Pause between the databases that are read after the start.
@@ -400,6 +438,8 @@ const _: () = {
     );
     assert!(CHUNK_SIZE.is_multiple_of(PART_SIZE), "a part belongs to one chunk");
     assert!(PART_SIZE.is_multiple_of(GRANULE_SIZE), "a granule belongs to one part");
+    assert!(RESCUES_HELD as u64 >= 8 * PART_SIZE, "several reads go on over damage at once");
+    assert!(SCRUB_BUFFER.is_multiple_of(DIRECT_ALIGN), "the scrub reads whole blocks");
     assert!(
         PART_SIZE.is_multiple_of(SMALL_BLOCK) && SMALL_BLOCK.is_multiple_of(GRANULE_SIZE),
         "small blocks cut a part"

@@ -17,13 +17,13 @@ use tracing_subscriber::EnvFilter;
 use ulid::Ulid;
 
 use self::cluster::Membership;
-use crate::background;
+use crate::background::{self, Settings};
 use crate::base::slot::Slot;
 use crate::chunk::charter;
 use crate::chunk::disk::{self, Disk, Usage};
 use crate::chunk::layout;
 use crate::chunk::sweep::LiveUploads;
-use crate::config::{Config, Io};
+use crate::config::{self, Config, Io};
 use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
@@ -39,6 +39,7 @@ use crate::shard::core;
 use crate::shard::node::Node;
 use crate::shard::peers::cluster::Cluster;
 use crate::shard::placement::Placement;
+use crate::shard::repair::damage::Damages;
 
 /// What ends a node.
 enum End {
@@ -88,9 +89,16 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         None
     };
     let (node, metadata) = compose(config, disks, cores, run_id, cluster)?;
-    let background =
-        background::start(Arc::clone(&node), admin_listener, config.current_node.clone(), public, member)
-            .map_err(|error| format!("cannot start the background thread: {error}"))?;
+    let config::Scrub { interval, rate, quarantine } = config.scrub;
+    let background = background::start(
+        Arc::clone(&node),
+        admin_listener,
+        config.current_node.clone(),
+        public,
+        member,
+        Settings { interval, rate, quarantine },
+    )
+    .map_err(|error| format!("cannot start the background thread: {error}"))?;
     let (stop, stopping) = async_channel::bounded(1);
     let mut threads = Vec::new();
     let peer_listeners: Vec<TcpListener> = peer_listeners.unwrap_or_default();
@@ -210,6 +218,7 @@ fn compose(
         registry,
         send,
         live: LiveUploads::default(),
+        damages: Damages::new(cores, cluster.as_ref().is_none_or(|it| it.topology().replica_count() == 1)),
         metrics: Metrics::default(),
         synced: durability == Durability::Full,
         tombstone_grace: config.storage.tombstone_grace,

@@ -9,40 +9,14 @@
 
 mod support;
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Read as _};
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::io::ErrorKind;
 
+use support::damage::{flip, flip_in_database};
 use support::{Request, Server, assert_error, bytes, chunk_files, object, slot_dir, versions};
 
 /// What one checksum covers.
 const GRANULE: usize = 16 << 10;
-
-/// Flips one bit of the byte at `offset`, and has it on disk.
-fn flip(file: &Path, offset: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(file).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, offset).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], offset).unwrap();
-    file.sync_all().unwrap();
-}
-
-/// Flips a byte of `data` close to `near`, where a database has it in one piece.
-fn flip_in_database(slot: &Path, data: &[u8], near: usize) {
-    let database = slot.join("meta.sqlite3");
-    // Everything into the file itself, so that no log repairs it.
-    let db = rusqlite::Connection::open(&database).unwrap();
-    db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
-    drop(db);
-    let mut content = Vec::new();
-    File::open(&database).unwrap().read_to_end(&mut content).unwrap();
-    let found = (near..near + 64).find_map(|at| {
-        let needle = data.get(at..at + 24)?;
-        content.windows(24).position(|window| window == needle)
-    });
-    flip(&database, found.expect("the bytes of the blob in its database") as u64);
-}
 
 #[test]
 fn a_flipped_byte_of_a_small_blob_is_an_error_of_that_version_alone() {

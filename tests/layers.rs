@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 17] = [
+const MAY_NAME: [(&str, &[&str]); 18] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
@@ -40,7 +40,8 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
             "config",
         ],
     ),
-    ("cli", &["config", "server"]),
+    ("client", &["limits"]),
+    ("cli", &["client", "config", "server"]),
     ("main", &["cli"]),
 ];
 
@@ -48,12 +49,12 @@ const MAY_NAME: [(&str, &[&str]); 17] = [
 const CRATES: [(&str, &[&str]); 11] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
-    ("tokio", &["background", "registry", "tls"]),
+    ("tokio", &["background", "client", "registry", "tls"]),
     ("tokio_uring", &["background"]),
     ("redis", &["registry"]),
-    ("hyper", &["registry"]),
-    ("hyper_util", &["registry"]),
-    ("http_body_util", &["registry"]),
+    ("hyper", &["client", "registry"]),
+    ("hyper_util", &["client", "registry"]),
+    ("http_body_util", &["client", "registry"]),
     ("rustls", &["tls"]),
     ("httparse", &["wire"]),
     ("io_uring", &["io"]),

@@ -1,12 +1,15 @@
-//! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper and the registry.
+//! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper, the scrub and the registry.
 
 mod admin;
 mod health;
+mod operations;
 mod overview;
+mod scrub;
 mod sweeper;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -14,6 +17,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::overview::Overview;
+use self::scrub::Scrubber;
+pub use self::scrub::Settings;
 use crate::limits::REGISTRY_TIME;
 use crate::registry::driver::Member;
 use crate::shard::node::Node;
@@ -34,12 +39,15 @@ pub fn start(
     name: String,
     public: SocketAddr,
     member: Option<Member>,
+    scrub: Settings,
 ) -> io::Result<Background> {
     let (stop, stopped) = oneshot::channel();
     let run = move || {
         tokio_uring::start(async move {
             let overview = Overview::new(Arc::clone(&node), name, public, member.as_ref());
-            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview));
+            let scrubber = Scrubber::start(Arc::clone(&node), scrub);
+            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview, Rc::clone(&scrubber)));
+            tokio_uring::spawn(scrubber.run());
             tokio_uring::spawn(sweeper::watch_space(Arc::clone(&node)));
             tokio_uring::spawn(sweeper::run(Arc::clone(&node)));
             let (leave, leaving) = oneshot::channel();

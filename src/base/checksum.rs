@@ -1,5 +1,7 @@
 //! CRC32C (Castagnoli) of every 16 KiB granule: made at PUT, checked when a granule is read from a disk.
 
+use std::ops::Range;
+
 use crate::limits::GRANULE_SIZE;
 
 const GRANULE: usize = GRANULE_SIZE as usize;
@@ -43,6 +45,21 @@ pub fn first_mismatch(bytes: &[u8], sums: &[u32]) -> Option<usize> {
     granules.zip(sums).position(|(granule, sum)| crc32c::crc32c(granule) != *sum)
 }
 
+/// The granules of `bytes` that do not have their sums, in runs; `bytes` starts on a granule.
+pub fn mismatches(bytes: &[u8], sums: &[u32]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (index, granule) in bytes.chunks(GRANULE).enumerate() {
+        if sums.get(index).is_some_and(|sum| crc32c::crc32c(granule) == *sum) {
+            continue;
+        }
+        match runs.last_mut() {
+            Some(run) if run.end == index => run.end += 1,
+            _ => runs.push(index..index + 1),
+        }
+    }
+    runs
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +84,12 @@ mod tests {
         let sums = sums.take();
         bytes[2 * GRANULE + 1] ^= 4;
         assert_eq!(first_mismatch(&bytes, &sums), Some(2));
+        assert_eq!(mismatches(&bytes, &sums), [2..3]);
+        bytes[3 * GRANULE] ^= 4;
+        bytes[0] ^= 4;
+        assert_eq!(mismatches(&bytes, &sums), [0..1, 2..4]);
+        assert_eq!(mismatches(&bytes[..2 * GRANULE], &[]), [0..2], "without sums nothing is good");
+        bytes[0] ^= 4;
         assert_eq!(first_mismatch(&bytes[..GRANULE], &[]), Some(0), "a granule without a sum is not good");
     }
 }

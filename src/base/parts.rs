@@ -49,6 +49,8 @@ pub struct Parts {
     pub parts: Vec<Part>,
     /// Chunks kept in the database instead of a file: number of the chunk's first part, bytes.
     pub inline: Vec<(u64, Bytes)>,
+    /// Chunks among those whose bytes are damaged: number of the first part.
+    pub damaged: Vec<u64>,
 }
 
 impl Parts {

@@ -191,7 +191,7 @@ impl Incoming {
         self.unsynced = synced && !last;
         let directories = if synced && last { self.directories() } else { Vec::new() };
         let named = layout::chunk_file(&self.slot_dir, self.blob, id);
-        self.finishing = Some(file.finish(Finish { len, named, synced, directories }));
+        self.finishing = Some(file.finish(Finish { len, named, synced, aside: None, directories }));
         Ok(())
     }
 

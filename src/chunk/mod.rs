@@ -5,6 +5,7 @@ pub mod disk;
 pub mod files;
 pub mod incoming;
 pub mod layout;
+pub mod mend;
 pub mod read;
 pub mod sweep;
 mod write;

@@ -1,5 +1,5 @@
 //! Reading pieces of blobs: from the block cache, else from the chunk's file, every granule checked before anyone sees
-//! it.
+//! it, and fetched from elsewhere if it is damaged and somebody has it.
 //!
 //! Large pieces take a block of the size of a part, small ones of 64 KiB; of either only the granules they touch are read.
 
@@ -100,23 +100,25 @@ pub fn peek(cache: &BlockCache, blob: BlobId, piece: &Range<u64>) -> Option<Bloc
 }
 
 impl Source<'_> {
-    /// A piece of the blob, which lies in `part`: from the cache, else the granules it touches are read.
+    /// A piece of the blob, which lies in `part`: from the cache, else the granules it touches are read. Those that are
+    /// damaged come from `rescue`, which is asked for a stretch of them by its place in the blob and its checksums.
     ///
     /// # Errors
-    /// When the file cannot be read or is damaged.
+    /// When the file cannot be read or is damaged, and there was no rescue.
     pub async fn read(
         &self,
         cache: &BlockCache,
         files: &OpenFiles,
         part: &Part,
         piece: Range<u64>,
+        rescue: impl AsyncFn(&ReadError, Range<u64>, &[u32]) -> Option<Vec<u8>>,
     ) -> Result<BlockSlice, ReadError> {
         let place = match places(self.blob.to_u128(), &piece) {
             (whole, Some(small)) if !cache.has(whole.size, &whole.key) => small,
             (whole, _) => whole,
         };
         let Place { size, key, within } = place;
-        cache.get(size, key, within, |loading| self.load(files, part, key.start, loading)).await
+        cache.get(size, key, within, |loading| self.load(files, part, key.start, loading, &rescue)).await
     }
 
     /// Reads and checks granules of the block that begins at byte `start` of the blob.
@@ -126,35 +128,52 @@ impl Source<'_> {
         part: &Part,
         start: u64,
         loading: Loading,
+        rescue: &impl AsyncFn(&ReadError, Range<u64>, &[u32]) -> Option<Vec<u8>>,
     ) -> Result<(), ReadError> {
         let at = start + loading.range().start as u64;
         let number = at / CHUNK_SIZE;
         let in_chunk = at % CHUNK_SIZE;
         // The last granule of a chunk may be short.
         let len = (loading.range().len() as u64).min(self.size - at) as usize;
-        let read = async {
-            let path = || (layout::chunk_file(self.slot_dir, self.blob, part.chunk), self.direct);
-            let file = files.get(self.blob, number, path).await?;
-            let (result, loading) = file.read(loading, in_chunk, len).await;
-            result.map(|()| loading)
+        let path = || (layout::chunk_file(self.slot_dir, self.blob, part.chunk), self.direct);
+        let (result, mut loading) = match files.get(self.blob, number, path).await {
+            Ok(file) => file.read(loading, in_chunk, len).await,
+            Err(error) => (Err(error), loading),
         };
-        let loading = read.await.map_err(|error| ReadError::Io {
-            chunk: part.chunk.to_string(),
-            blob: self.blob,
-            error,
-        })?;
         let first = (at % PART_SIZE / GRANULE_SIZE) as usize;
-        match checksum::first_mismatch(loading.bytes(len), part.sums.get(first..).unwrap_or_default()) {
-            None => {
-                loading.commit();
-                Ok(())
+        let sums = part.sums.get(first..).unwrap_or_default();
+        let (failure, bad) = match result {
+            Ok(()) => {
+                let bad = checksum::mismatches(loading.bytes(len), sums);
+                let Some(granule) = bad.first().map(|run| run.start) else {
+                    loading.commit();
+                    return Ok(());
+                };
+                (self.damaged(part, in_chunk + granule as u64 * GRANULE_SIZE), bad)
             }
-            Some(granule) => Err(ReadError::Damaged {
-                chunk: part.chunk.to_string(),
-                blob: self.blob,
-                at: in_chunk + granule as u64 * GRANULE_SIZE,
-            }),
+            Err(error) => {
+                let whole = std::iter::once(0..len.div_ceil(GRANULE_SIZE as usize)).collect();
+                (ReadError::Io { chunk: part.chunk.to_string(), blob: self.blob, error }, whole)
+            }
+        };
+        files.forget(self.blob, number);
+        for run in bad {
+            let bytes = run.start * GRANULE_SIZE as usize..len.min(run.end * GRANULE_SIZE as usize);
+            let range = at + bytes.start as u64..at + bytes.end as u64;
+            let Some(good) = rescue(&failure, range, sums.get(run).unwrap_or_default()).await else {
+                return Err(failure);
+            };
+            loading.overwrite(bytes.start, &good);
         }
+        if checksum::first_mismatch(loading.bytes(len), sums).is_some() {
+            return Err(failure);
+        }
+        loading.commit();
+        Ok(())
+    }
+
+    fn damaged(&self, part: &Part, at: u64) -> ReadError {
+        ReadError::Damaged { chunk: part.chunk.to_string(), blob: self.blob, at }
     }
 }
 

@@ -34,6 +34,8 @@ pub(super) struct Finish {
     pub(super) named: PathBuf,
     /// Whether to sync it before that.
     pub(super) synced: bool,
+    /// Where a file goes that has the name already; else it is overwritten.
+    pub(super) aside: Option<PathBuf>,
     /// Directories to sync after that, in this order.
     pub(super) directories: Vec<PathBuf>,
 }
@@ -100,13 +102,28 @@ impl ChunkFile {
             if finish.synced {
                 file.sync_data()?;
             }
+            if let Some(aside) = &finish.aside {
+                put_aside(&finish.named, aside)?;
+            }
             fs::rename(&path, &finish.named)?;
             finish.directories.iter().try_for_each(|directory| steps::sync_dir(directory))
         })
     }
 }
 
-fn discard_file(path: &Path) -> io::Result<()> {
+/// Moves a file, if there is one; makes the directory that it goes to.
+fn put_aside(path: &Path, aside: &Path) -> io::Result<()> {
+    if let Some(directory) = aside.parent() {
+        steps::create_dir_synced(directory)?;
+    }
+    match fs::rename(path, aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a file, if there is one.
+pub(super) fn discard_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -34,6 +34,8 @@ pub struct Config {
     pub network: Network,
     /// Where and how it stores.
     pub storage: Storage,
+    /// How stored chunks are checked.
+    pub scrub: Scrub,
     /// The cluster it belongs to, if it is not alone.
     pub cluster: Option<Cluster>,
     /// How the nodes of the cluster find each other.
@@ -47,6 +49,7 @@ struct Sections {
     listen: Listen,
     network: Network,
     storage: Storage,
+    scrub: Scrub,
     cluster: cluster::Section,
     registry: registry::Section,
     archive: Option<Table>,
@@ -93,6 +96,21 @@ pub struct Storage {
     pub keep_versions: u64,
 }
 
+/// How stored chunks are checked.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(default)]
+pub struct Scrub {
+    /// From the begin of one pass to that of the next.
+    #[serde(deserialize_with = "values::duration")]
+    pub interval: Duration,
+    /// The most that such a pass reads, in bytes per second.
+    #[serde(deserialize_with = "values::rate")]
+    pub rate: u64,
+    /// How long damaged files are kept after their repair.
+    #[serde(deserialize_with = "values::duration")]
+    pub quarantine: Duration,
+}
+
 /// Whether files are read and written around the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -129,6 +147,13 @@ impl Default for Storage {
     }
 }
 
+impl Default for Scrub {
+    fn default() -> Self {
+        let days = |days: u64| Duration::from_hours(days * 24);
+        Self { interval: days(30), rate: 100 << 20, quarantine: days(7) }
+    }
+}
+
 impl Config {
     /// Reads the file, if one is named, the environment, and which node this is, if the command line says so.
     ///
@@ -150,13 +175,18 @@ impl Sections {
         if self.archive.is_some() {
             return Err("[archive]: this release has no archive: leave the section out".to_owned());
         }
+        if self.scrub.interval.is_zero() {
+            return Err(
+                "scrub.interval is 0: it is the time for one pass over all chunks, like \"30d\"".to_owned()
+            );
+        }
         if self.storage.disks.is_empty() {
             return Err("storage.disks is empty: name at least one directory".to_owned());
         }
         let registry = self.registry.check()?;
         let cluster = self.cluster.check(&current_node, &self.listen, registry.backend)?;
-        let Self { listen, network, storage, .. } = self;
-        Ok(Config { current_node, listen, network, storage, cluster, registry })
+        let Self { listen, network, storage, scrub, .. } = self;
+        Ok(Config { current_node, listen, network, storage, scrub, cluster, registry })
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is.
-const KEYS: [&str; 39] = [
+const KEYS: [&str; 42] = [
     "current_node",
     "listen.public",
     "listen.admin",
@@ -20,6 +20,9 @@ const KEYS: [&str; 39] = [
     "storage.cache",
     "storage.tombstone_grace",
     "storage.keep_versions",
+    "scrub.interval",
+    "scrub.rate",
+    "scrub.quarantine",
     "cluster.name",
     "cluster.replicas",
     "cluster.write_quorum",

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::Error as _;
 
 use crate::io::send_mode::Mode;
-use crate::limits::BLOCK_CACHE_MIN;
+use crate::limits::{BLOCK_CACHE_MIN, SCRUB_RATE_MIN};
 use crate::meta::schema::Durability;
 
 /// Size of the block cache.
@@ -55,6 +55,17 @@ pub(super) fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Dura
     let parsed = parsed.and_then(|duration| Duration::try_from(duration).ok());
     parsed
         .ok_or_else(|| D::Error::custom(format!("'{text}' is no duration: write it like \"24h\" or \"90s\"")))
+}
+
+/// Bytes per second.
+pub(super) fn rate<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(from)?;
+    match parse_size(&text) {
+        Some(CacheSize::Bytes(bytes)) if bytes >= SCRUB_RATE_MIN => Ok(bytes),
+        _ => Err(D::Error::custom(format!(
+            "'{text}' is no rate: write what is read in a second, at least 64KiB, like \"100MiB\""
+        ))),
+    }
 }
 
 impl<'de> Deserialize<'de> for CacheSize {

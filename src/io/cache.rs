@@ -124,6 +124,17 @@ impl Loading {
         unsafe { std::slice::from_raw_parts(self.start(), len) }
     }
 
+    /// Puts other bytes in place of those from byte `at` on.
+    ///
+    /// # Panics
+    /// When there are not as many.
+    pub fn overwrite(&mut self, at: usize, bytes: &[u8]) {
+        let end = at + bytes.len();
+        assert!(end <= self.range().len(), "{at}..{end} of {:?}", self.range());
+        // SAFETY: as above.
+        unsafe { std::slice::from_raw_parts_mut(self.start().add(at), bytes.len()) }.copy_from_slice(bytes);
+    }
+
     /// Ends with good bytes.
     pub fn commit(self) {
         self.block.fill().good |= self.granules;

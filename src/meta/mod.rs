@@ -27,4 +27,5 @@ pub mod schema;
 mod settle;
 pub mod slots;
 pub mod types;
+pub mod whole;
 pub mod writer;

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::apply::{self, Moment};
 use super::replica::{self, Replica, Uploaded};
 use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
+use super::whole;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
@@ -49,6 +51,13 @@ pub(super) enum Op {
     Sweep(BlobId, Reply<bool>),
     /// Chunks for a version that lacks them.
     Fill(Arc<Uploaded>, Reply<bool>),
+    /// The bytes of a chunk that lives in the database and is damaged.
+    Mend {
+        row: Row,
+        number: u64,
+        bytes: Bytes,
+        reply: Reply<bool>,
+    },
 }
 
 /// What an operation came to, before its commit.
@@ -122,6 +131,7 @@ impl Op {
                 Answer::Is(may_go)
             }
             Self::Fill(data, _) => Answer::Is(replica::fill(db, data, moment.seq)?),
+            Self::Mend { row, number, bytes, .. } => Answer::Is(whole::mend(db, *row, *number, bytes)?),
         })
     }
 
@@ -191,7 +201,7 @@ impl Op {
                     |answer| if let Answer::Peer(reply, _) = answer { Some(reply) } else { None },
                 );
             }
-            Self::Sweep(_, reply) | Self::Fill(_, reply) => {
+            Self::Sweep(_, reply) | Self::Fill(_, reply) | Self::Mend { reply, .. } => {
                 send(reply, result, |answer| if let Answer::Is(is) = answer { Some(is) } else { None });
             }
             Self::Abandon(row) => {

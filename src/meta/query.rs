@@ -139,19 +139,21 @@ pub(super) fn parts(
     }
     let mut statement =
         db.prepare_cached("SELECT key, bytes FROM inline_chunks WHERE key BETWEEN ?1 AND ?2 ORDER BY key")?;
-    let inline = statement
+    let mut inline = statement
         .query_map(range, |row| {
             Ok((part_of(row.get(0)?), Bytes::copy_from_slice(row.get_ref(1)?.as_blob()?)))
         })?
         .collect::<Result<Vec<_>>>()?;
-    for (number, bytes) in &inline {
+    let mut damaged = Vec::new();
+    inline.retain(|(number, bytes)| {
         let sums = parts.get((number - first) as usize).map_or(&[][..], |part| &part.sums);
-        if first_mismatch(bytes, sums).is_some() {
-            let message = format!("row {} is damaged: the checksum of its part {number} is wrong", row.0);
-            return Err(Error::new(Code::Internal, message).into());
+        let good = first_mismatch(bytes, sums).is_none();
+        if !good {
+            damaged.push(*number);
         }
-    }
-    Ok(Parts { first, parts, inline })
+        good
+    });
+    Ok(Parts { first, parts, inline, damaged })
 }
 
 fn missing_parts(db: &Connection, row: Row) -> Result<Failure> {

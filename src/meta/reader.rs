@@ -16,6 +16,7 @@ use super::replica::{self, Replica};
 use super::schema;
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, Failure, Reply, Row};
+use super::whole::{self, Whole};
 use super::writer::{Writers, refusal};
 use super::{apply, query};
 use crate::base::clock::Timestamp;
@@ -59,6 +60,8 @@ enum Question {
     Page { after: i64, limit: usize, reply: Reply<Handed> },
     Hollow { limit: usize, reply: Reply<Vec<Held>> },
     Buried { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, Held)>> },
+    WholeAbove { after: Row, limit: usize, reply: Reply<Vec<Whole>> },
+    Whole { row: Row, reply: Reply<Option<Whole>> },
 }
 
 /// Versions of a slot, and where to go on.
@@ -179,6 +182,16 @@ impl Readers {
         self.ask(slot, |reply| Question::Buried { until, limit, reply }).await
     }
 
+    /// Live versions whose chunks are here, in the order of their row numbers, above `after`.
+    pub async fn whole_above(&self, slot: Slot, after: Row, limit: usize) -> Result<Vec<Whole>> {
+        self.ask(slot, |reply| Question::WholeAbove { after, limit, reply }).await
+    }
+
+    /// The version of a row, if it is live and its chunks are here.
+    pub async fn whole(&self, slot: Slot, row: Row) -> Result<Option<Whole>> {
+        self.ask(slot, |reply| Question::Whole { row, reply }).await
+    }
+
     /// Whether a blob has a row, tombstoned or not.
     pub async fn is_known(&self, slot: Slot, blob_id: BlobId) -> Result<bool> {
         self.ask(slot, |reply| Question::IsKnown { blob_id, reply }).await
@@ -264,6 +277,14 @@ impl Reader {
                 self.reply(slot, reply, |db| {
                     Ok(db.map_or(Ok(Vec::new()), |db| replica::buried(db, until, limit))?)
                 });
+            }
+            Question::WholeAbove { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| whole::above(db, after, limit))?)
+                });
+            }
+            Question::Whole { row, reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(None), |db| whole::at(db, row))?));
             }
             Question::Undropped { until, limit, reply } => {
                 self.reply(slot, reply, |db| {

@@ -123,7 +123,7 @@ impl Record {
             blob_id,
             size,
             chunks,
-            parts: Parts { first, parts, inline },
+            parts: Parts { first, parts, inline, ..Parts::default() },
             staged: None,
             headers,
             conditions: Conditions::default(),
@@ -177,9 +177,9 @@ pub(super) mod tests {
             size: bytes.len() as u64,
             chunks: vec![chunk],
             parts: Parts {
-                first: 0,
                 parts: vec![Part { chunk, sums: vec![1, 2, 3] }],
                 inline: vec![(0, Bytes::copy_from_slice(bytes))],
+                ..Parts::default()
             },
             staged: None,
             headers: "[]".to_owned(),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
 use async_channel::Sender;
+use bytes::Bytes;
 use futures_channel::oneshot;
 
 use super::commit::Writer;
@@ -181,6 +182,12 @@ impl Writers {
     /// Gives a version the chunks that it lacks; false: it does not lack them any more.
     pub async fn fill(&self, slot: Slot, data: Arc<Uploaded>) -> Result<bool> {
         self.ask(slot, |reply| Op::Fill(data, reply)).await
+    }
+
+    /// Gives a version the bytes of a damaged chunk that lives in the database; false: they are not that chunk's, or the
+    /// version is gone.
+    pub async fn mend(&self, slot: Slot, row: Row, number: u64, bytes: Bytes) -> Result<bool> {
+        self.ask(slot, |reply| Op::Mend { row, number, bytes, reply }).await
     }
 
     /// Records that the chunks of tombstoned versions are gone.

@@ -22,6 +22,13 @@ pub struct CoreLabels {
     pub core: usize,
 }
 
+/// Labels of what belongs to a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DiskLabels {
+    /// Its directory.
+    pub disk: String,
+}
+
 /// What the server counts.
 #[derive(Default)]
 pub struct Metrics {
@@ -41,6 +48,22 @@ pub struct Metrics {
     pub cache_read: Counter,
     /// Blocks that failed their checksum or could not be read.
     pub read_failures: Counter,
+    /// Such stretches that came from another replica instead.
+    pub read_repairs: Counter,
+    /// Such stretches that no other replica had in time.
+    pub read_repair_failures: Counter,
+    /// Damaged chunks that were repaired.
+    pub repaired: Counter,
+    /// Attempts to repair one that failed.
+    pub repair_failures: Counter,
+    /// Damaged chunks that are known.
+    pub damaged: Gauge,
+    /// Files in quarantine.
+    pub quarantined: Family<DiskLabels, Gauge>,
+    /// Their bytes.
+    pub quarantined_bytes: Family<DiskLabels, Gauge>,
+    /// What the scrub does.
+    pub scrub: Scrub,
     /// Nodes of the cluster that are there.
     pub nodes_alive: Gauge,
     /// Times that the registry could not be asked.
@@ -61,7 +84,67 @@ pub struct Metrics {
     pub zero_copy_copied: Counter,
 }
 
+/// What the scrub counts.
+#[derive(Default)]
+pub struct Scrub {
+    /// Chunks read and compared with their hashes.
+    pub chunks: Family<DiskLabels, Counter>,
+    /// Bytes of them.
+    pub bytes: Family<DiskLabels, Counter>,
+    /// Those that were damaged.
+    pub damaged: Family<DiskLabels, Counter>,
+    /// Those that were repaired.
+    pub repaired: Family<DiskLabels, Counter>,
+    /// Those that could not be.
+    pub unrepaired: Family<DiskLabels, Counter>,
+    /// When the last whole pass ended.
+    pub finished: Family<DiskLabels, Gauge>,
+}
+
+impl Scrub {
+    fn register(&self, list: &mut Registry) {
+        let list = list.sub_registry_with_prefix("scrub");
+        list.register("chunks", "Chunks that the scrub has compared with their hashes", self.chunks.clone());
+        list.register("bytes", "Bytes of these chunks", self.bytes.clone());
+        list.register("damaged", "Damaged chunks that the scrub has met", self.damaged.clone());
+        list.register("repaired", "Those of them that were repaired", self.repaired.clone());
+        list.register("unrepaired", "Those of them that could not be repaired then", self.unrepaired.clone());
+        list.register(
+            "finished_seconds",
+            "When the last pass over all chunks ended, in seconds since 1970",
+            self.finished.clone(),
+        );
+    }
+}
+
 impl Metrics {
+    /// Those of damage.
+    fn register_repairs(&self, list: &mut Registry) {
+        list.register(
+            "read_repairs",
+            "Stretches of damaged chunks that came from another replica while they were read",
+            self.read_repairs.clone(),
+        );
+        list.register(
+            "read_repair_failures",
+            "Stretches of damaged chunks that no other replica had in time",
+            self.read_repair_failures.clone(),
+        );
+        list.register("repaired", "Damaged chunks that were repaired", self.repaired.clone());
+        list.register(
+            "repair_failures",
+            "Attempts to repair a chunk that failed",
+            self.repair_failures.clone(),
+        );
+        list.register("damaged_chunks", "Damaged chunks that are known", self.damaged.clone());
+        list.register(
+            "quarantined_files",
+            "Damaged files that were replaced and are kept for a while",
+            self.quarantined.clone(),
+        );
+        list.register("quarantined_bytes", "Bytes of these files", self.quarantined_bytes.clone());
+    }
+
     /// The list that `/metrics` encodes.
     pub fn registry(&self) -> Registry {
         let mut list = Registry::with_prefix("amberblob");
@@ -85,6 +168,8 @@ impl Metrics {
             "Stretches of chunks that failed their checksum or could not be read",
             self.read_failures.clone(),
         );
+        self.register_repairs(&mut list);
+        self.scrub.register(&mut list);
         list.register(
             "nodes_alive",
             "Nodes of the cluster that are there, this one included; 0 for a node on its own",

@@ -8,11 +8,12 @@ use bytes::Bytes;
 
 use super::answers::Answer;
 use super::core::Core;
+use super::repair;
 use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
-use crate::base::parts::Parts;
+use crate::base::parts::{Part, Parts};
 use crate::base::slot::Slot;
-use crate::chunk::read::{self, Source};
+use crate::chunk::read::{self, ReadError, Source};
 use crate::io::budget::Share;
 use crate::io::bulk::memory::{Gather, Region};
 use crate::io::cache::BlockSlice;
@@ -23,6 +24,8 @@ pub(super) struct Blob {
     pub(super) core: Rc<Core>,
     slot: Slot,
     answer: Rc<Answer>,
+    /// Whether other replicas may be asked for what is damaged here.
+    may_ask: bool,
 }
 
 /// Some consecutive bytes of a blob.
@@ -54,8 +57,8 @@ unsafe impl Gather for Piece {
 }
 
 impl Blob {
-    pub(super) fn new(core: &Rc<Core>, slot: Slot, answer: &Rc<Answer>) -> Rc<Self> {
-        Rc::new(Self { core: Rc::clone(core), slot, answer: Rc::clone(answer) })
+    pub(super) fn new(core: &Rc<Core>, slot: Slot, answer: &Rc<Answer>, may_ask: bool) -> Rc<Self> {
+        Rc::new(Self { core: Rc::clone(core), slot, answer: Rc::clone(answer), may_ask })
     }
 
     /// Bytes.
@@ -89,6 +92,9 @@ impl Blob {
             return bytes.get(within.clone()).map(|_| Piece::Inline(bytes.slice(within))).ok_or_else(missing);
         }
         let part = parts.get(number).ok_or_else(missing)?;
+        if parts.damaged.contains(&number) {
+            return self.read_damaged(part, number, piece).await;
+        }
         let node = &self.core.node;
         let source = Source {
             blob: self.answer.record.blob_id,
@@ -96,12 +102,31 @@ impl Blob {
             direct: node.disk(self.slot).direct(),
             size: self.size(),
         };
-        let block = source.read(&node.cache, &self.core.files, part, piece).await;
+        let rescue = async |failure: &ReadError, range: Range<u64>, sums: &[u32]| {
+            self.rescue(failure.to_string(), range, sums).await
+        };
+        let block = source.read(&node.cache, &self.core.files, part, piece, rescue).await;
         block.map(|block| Piece::Block(block, share)).map_err(|error| {
-            node.metrics.read_failures.inc();
             tracing::error!(slot = %self.slot, path = %source.slot_dir.display(), %error, "cannot read a blob");
             Error::new(Code::Internal, error.to_string())
         })
+    }
+
+    /// A piece of a chunk that lives in the database and is damaged there.
+    async fn read_damaged(&self, part: &Part, number: u64, piece: Range<u64>) -> Result<Piece, Error> {
+        let (row, start) = (self.answer.record.row, number * PART_SIZE);
+        let what = format!("row {} is damaged: the checksum of its part {number} is wrong", row.0);
+        let good = self.rescue(what.clone(), start..self.size(), &part.sums).await;
+        let within = (piece.start - start) as usize..(piece.end - start) as usize;
+        let good = good.map(Bytes::from).filter(|bytes| bytes.get(within.clone()).is_some());
+        let good = good.ok_or_else(|| Error::new(Code::Internal, what))?;
+        Ok(Piece::Inline(good.slice(within)))
+    }
+
+    /// Bytes that are damaged here, from another replica.
+    async fn rescue(&self, what: String, range: Range<u64>, sums: &[u32]) -> Option<Vec<u8>> {
+        let version = (self.slot, self.answer.record.row);
+        Box::pin(repair::rescue(&self.core, version, self.may_ask, what, range, sums)).await
     }
 
     /// The parts among which number `number` is.
@@ -116,7 +141,9 @@ impl Blob {
         }
         let count = (record.parts() - first).min(PARTS_PER_QUESTION);
         let parts = Arc::new(self.core.node.readers.parts(self.slot, record.row, first, count).await?);
-        self.core.answers.insert_parts(record.blob_id, &parts);
+        if parts.damaged.is_empty() {
+            self.core.answers.insert_parts(record.blob_id, &parts);
+        }
         Ok(parts)
     }
 }

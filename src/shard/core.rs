@@ -19,6 +19,7 @@ use super::answers::Answers;
 use super::connection::{self, Plane};
 use super::node::Node;
 use super::peers::{self, Idle};
+use super::repair;
 use crate::base::clock::Timestamp;
 use crate::base::slot::Slot;
 use crate::chunk::files::OpenFiles;
@@ -28,7 +29,7 @@ use crate::io::hashing::Hashing;
 use crate::io::listen;
 use crate::limits::{
     BLOCKS_HELD, BULK_LAST_WAIT, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD,
-    RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
+    RESCUES_HELD, RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
 };
 use crate::metrics::RequestLabels;
 
@@ -49,6 +50,8 @@ pub struct Core {
     pub(super) blocks: Budget,
     /// Chunk files that are open for reading.
     pub(super) files: OpenFiles,
+    /// What reads may hold of bytes that other replicas send for damaged ones.
+    pub(super) rescues: Budget,
     /// What listings may hold.
     pub(super) pages: Budget,
     /// What may be held of those that other nodes ask for. Apart, since whoever lists waits for other nodes' pages.
@@ -86,7 +89,8 @@ impl Core {
             more_buffers: Budget::new(MORE_BUFFERS),
             hashing: Hashing::new()?,
             blocks: Budget::new(BLOCKS_HELD),
-            files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks)),
+            files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks), node.damages.replaced()),
+            rescues: Budget::new(RESCUES_HELD),
             pages: Budget::new(PAGES_HELD),
             peer_pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
@@ -170,6 +174,7 @@ pub fn run(
         monoio::spawn(adopt(Rc::clone(&core)));
         if let Some(cluster) = &core.node.cluster {
             monoio::spawn(peers::run(Rc::clone(&core), Arc::clone(cluster)));
+            monoio::spawn(repair::run(Rc::clone(&core), Arc::clone(cluster)));
         }
         let accept = |(listener, plane): &(Rc<TcpListener>, Plane)| {
             monoio::spawn(accept(Rc::clone(&core), Rc::clone(listener), *plane))

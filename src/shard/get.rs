@@ -8,6 +8,7 @@ use super::answers::Answer;
 use super::blob::Blob;
 use super::core::Core;
 use super::describe::Description;
+use super::peers::link::HOPS_FIELD;
 use super::read_ahead::ReadAhead;
 use super::replicated;
 use super::reply::{Failure, Handled, Reply, ReplyBody, refuse};
@@ -17,6 +18,7 @@ use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
+use crate::limits::HOPS_MAX;
 use crate::meta::slots::State;
 use crate::meta::types::BlobMeta;
 use crate::wire::condition::{Conditions, Current, Verdict};
@@ -47,7 +49,9 @@ pub(super) async fn find(core: &Core, path: &BlobPath, version: Option<u64>) -> 
     let record = found.record.filter(|record| record.tombstoned_at.is_none()).ok_or_else(missing)?;
     let description = Description::new(&record, found.only_chunk);
     let answer = Rc::new(Answer { record, parts: found.parts, description });
-    if let Some(generation) = found.generation {
+    if let Some(generation) = found.generation
+        && answer.parts.as_ref().is_none_or(|parts| parts.damaged.is_empty())
+    {
         core.answers.insert_version(path, version, &answer, generation);
     }
     Ok(answer)
@@ -214,7 +218,10 @@ async fn respond(core: &Rc<Core>, asked: &Asked<'_>, answer: &Rc<Answer>) -> Han
     } else {
         Bytes::Whole
     };
-    let blob = Blob::new(core, Slot::of(asked.path), answer);
+    // One that was passed on often enough is answered from what is here.
+    let hops = head.headers.get_str(HOPS_FIELD).and_then(|hops| hops.parse::<u32>().ok());
+    let may_ask = hops.is_none_or(|hops| hops < HOPS_MAX);
+    let blob = Blob::new(core, Slot::of(asked.path), answer, may_ask);
     reply(&blob, head.method, answer, now, bytes).await
 }
 

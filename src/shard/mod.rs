@@ -20,6 +20,7 @@ pub mod peers;
 pub mod placement;
 mod put;
 mod read_ahead;
+pub mod repair;
 mod replicated;
 mod reply;
 mod route;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::connection::Plane;
 use super::peers::cluster::Cluster;
 use super::placement::Placement;
+use super::repair::damage::Damages;
 use crate::base::slot::Slot;
 use crate::chunk::disk::Disk;
 use crate::chunk::sweep::LiveUploads;
@@ -45,6 +46,8 @@ pub struct Node {
     pub send: Mode,
     /// Uploads under way.
     pub live: LiveUploads,
+    /// Damaged chunks.
+    pub damages: Damages,
     /// What is counted.
     pub metrics: Metrics,
     /// Whether chunks are synced before they are named.

@@ -20,10 +20,12 @@
     reason = "each test crate uses its own part of this module, and a failure in it is a failed test"
 )]
 
+pub mod damage;
 pub mod data;
 pub mod http;
 pub mod observe;
 pub mod process;
+pub mod program;
 pub mod server;
 pub mod wait;
 

@@ -143,6 +143,15 @@ impl Link {
     /// When the peer is gone.
     pub(in crate::shard) async fn receive(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::with_capacity(len);
+        self.receive_into(&mut bytes, len).await?;
+        Ok(bytes)
+    }
+
+    /// Receives bytes of a body until `bytes` has `len` of them, or as many as come.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub(in crate::shard) async fn receive_into(&mut self, bytes: &mut Vec<u8>, len: usize) -> io::Result<()> {
         while bytes.len() < len {
             if self.connection.inbox().is_empty() && self.connection.fill().await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -151,7 +160,7 @@ impl Link {
             bytes.extend_from_slice(&self.connection.inbox()[..taken]);
             self.connection.consume(taken);
         }
-        Ok(bytes)
+        Ok(())
     }
 
     /// Keeps the connection for the next request: all of the last answer was taken.

@@ -116,6 +116,7 @@ pub(in crate::shard) fn inline_upload(blob_id: BlobId, bytes: bytes::Bytes) -> U
     hashes.update(&bytes[..granules]);
     let ended = hashes.end_chunk(&bytes[granules..]);
     let chunk = ChunkId(ended.id);
-    let parts = Parts { first: 0, parts: vec![Part { chunk, sums: ended.sums }], inline: vec![(0, bytes)] };
+    let parts = vec![Part { chunk, sums: ended.sums }];
+    let parts = Parts { parts, inline: vec![(0, bytes)], ..Parts::default() };
     Uploaded { blob_id, size, chunks: vec![chunk], parts }
 }
