@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is.
-const KEYS: [&str; 39] = [
+const KEYS: [&str; 41] = [
     "current_node",
     "listen.public",
     "listen.admin",
@@ -41,6 +41,8 @@ const KEYS: [&str; 39] = [
     "registry.username",
     "registry.password",
     "registry.password_file",
+    "sync.interval",
+    "sync.rate",
     "archive.target",
     "archive.bucket",
     "archive.region",
