@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::client::operation::{self, Operation};
 use crate::config::Config;
 use crate::server;
 
@@ -22,6 +23,19 @@ struct Cli {
 enum Command {
     /// Run a node. Without options: data under ./amberblob-data, clients on 127.0.0.1:8080, operators on 127.0.0.1:8081
     Serve(Serve),
+    /// Have a node read all its chunks at once, compare them with their hashes and repair what is damaged; 1 if damage remains
+    Scrub(Ask),
+}
+
+/// Of what a node is asked to do.
+#[derive(Args)]
+struct Ask {
+    /// The node's admin listener; not the public one, which AMBERBLOB_SERVER names
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8081", env = "AMBERBLOB_ADMIN")]
+    admin: String,
+    /// Print the node's report as it is
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Args)]
@@ -48,8 +62,11 @@ struct Serve {
 
 /// Parses the command line and does what it says.
 pub fn main() -> ExitCode {
-    let Cli { command: Command::Serve(options) } = Cli::parse();
-    match serve(options) {
+    let done = match Cli::parse().command {
+        Command::Serve(options) => serve(options),
+        Command::Scrub(options) => ask(Operation::Scrub, &options),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Who closed the stream does not want to know.
@@ -57,6 +74,13 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn ask(operation: Operation, options: &Ask) -> Result<(), String> {
+    let report = operation::ask(operation, &options.admin)?;
+    let line = if options.json { report.json.to_string() } else { report.line.clone() };
+    writeln!(io::stdout(), "{line}").map_err(|error| format!("cannot write the report: {error}"))?;
+    if report.good { Ok(()) } else { Err(report.line) }
 }
 
 fn serve(options: Serve) -> Result<(), String> {

@@ -7,6 +7,7 @@ pub mod background;
 pub mod base;
 pub mod chunk;
 pub mod cli;
+pub mod client;
 pub mod compat;
 pub mod config;
 pub mod io;

@@ -367,6 +367,12 @@ pub const ANSWER_HEAD_MAX: usize = 16 << 10;
 
 /// Connections of the admin listener.
 pub const ADMIN_CONNECTIONS: usize = 64;
+/// Time that a client waits for an operation that it asked for there, and for it to end.
+pub const OPERATION_TIME: Duration = Duration::from_hours(30 * 24);
+/// Time that the command line has to reach an admin listener.
+pub const ADMIN_CONNECT: Duration = Duration::from_secs(10);
+/// Bytes of an operation's report.
+pub const ADMIN_ANSWER_MAX: usize = 1 << 20;
 /// How often the sweeper looks for chunks to drop, at most.
 pub const SWEEP_TICK: Duration = Duration::from_mins(1);
 /// Pause between the databases that are read after the start.

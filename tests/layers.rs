@@ -41,7 +41,8 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
             "config",
         ],
     ),
-    ("cli", &["config", "server"]),
+    ("client", &["limits"]),
+    ("cli", &["client", "config", "server"]),
     ("main", &["cli"]),
 ];
 
@@ -49,12 +50,12 @@ const MAY_NAME: [(&str, &[&str]); 18] = [
 const CRATES: [(&str, &[&str]); 11] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
-    ("tokio", &["background", "registry", "tls"]),
+    ("tokio", &["background", "client", "registry", "tls"]),
     ("tokio_uring", &["background"]),
     ("redis", &["registry"]),
-    ("hyper", &["registry"]),
-    ("hyper_util", &["registry"]),
-    ("http_body_util", &["registry"]),
+    ("hyper", &["client", "registry"]),
+    ("hyper_util", &["client", "registry"]),
+    ("http_body_util", &["client", "registry"]),
     ("rustls", &["tls"]),
     ("httparse", &["wire"]),
     ("io_uring", &["io"]),

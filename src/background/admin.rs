@@ -1,8 +1,11 @@
-//! The admin listener: metrics, health and slots, for operators.
+//! The admin listener: metrics, health and slots, for operators, and what they ask a node to do.
 //!
-//! Small and rare requests: one at a time on a connection that closes after each.
+//! Small and rare requests: one at a time on a connection that closes after each. An operation takes as long as it
+//! takes; a client that goes meanwhile gives its place back, and the operation goes on.
 
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,11 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
+use super::operations::{Operation, Operations};
 use super::overview::Overview;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
-use crate::limits::{ADMIN_CONNECTIONS, HEAD_TIME, HEADERS_MAX, INBOX_MIN, REQUEST_LINE_MAX};
+use crate::limits::{ADMIN_CONNECTIONS, HEAD_TIME, HEADERS_MAX, INBOX_MIN, OPERATION_TIME, REQUEST_LINE_MAX};
 use crate::metrics::CoreLabels;
 use crate::shard::node::Node;
 use crate::wire::head::{self, Head, Method, Parsed, Target};
@@ -26,27 +30,33 @@ use crate::wire::response::{ResponseHead, error_body};
 struct Admin {
     node: Arc<Node>,
     overview: Overview,
+    operations: Operations,
     metrics: Registry,
 }
 
-/// What a request gets: status, content type, body, further fields.
+/// What can be asked of a page.
+const READ: &str = "GET, HEAD";
+const ASK: &str = "POST";
+
+/// What a request gets: status, content type, body, the methods there are where it had another.
 struct Page {
     status: u16,
     content_type: &'static str,
     body: String,
-    allow: bool,
+    allow: Option<&'static str>,
 }
 
 /// Serves for as long as the node runs.
 pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, overview: Overview) {
     let metrics = node.metrics.registry();
-    let admin = Arc::new(Admin { node, overview, metrics });
+    let operations = Operations::new(Arc::clone(&node));
+    let admin = Rc::new(Admin { node, overview, operations, metrics });
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let admin = Arc::clone(&admin);
+                let admin = Rc::clone(&admin);
                 tokio_uring::spawn(async move {
                     admin.answer(stream).await;
                     drop(place);
@@ -62,45 +72,47 @@ pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, overview: Over
 
 impl Admin {
     async fn answer(&self, stream: TcpStream) {
-        let page = match timeout(HEAD_TIME, receive(&stream)).await {
-            Ok(Some(Ok(head))) => self.page(&head),
-            Ok(Some(Err(error))) => error_page(&error),
+        let head = match timeout(HEAD_TIME, receive(&stream)).await {
+            Ok(Some(Ok(head))) => head,
+            Ok(Some(Err(error))) => return finish(&stream, error_page(&error)).await,
             // Shut, so that a read that is still under way lets go of the descriptor.
-            Ok(None) | Err(_) => return drop(stream.shutdown(std::net::Shutdown::Both)),
+            Ok(None) | Err(_) => return drop(stream.shutdown(Shutdown::Both)),
         };
-        let mut response = ResponseHead::new(page.status)
-            .header("Content-Type", page.content_type)
-            .header("Content-Length", page.body.len());
-        if page.allow {
-            response = response.header("Allow", "GET, HEAD");
+        match operation(&head) {
+            Some(operation) => self.operate(&stream, operation).await,
+            None => finish(&stream, self.page(&head)).await,
         }
-        let mut bytes = response.write(&Timestamp::now().http_date(), Some("close"));
-        bytes.extend_from_slice(page.body.as_bytes());
-        // A client that is gone needs no answer.
-        let how = match timeout(HEAD_TIME, stream.write_all(bytes)).await {
-            Ok(_) => std::net::Shutdown::Write,
-            Err(_) => std::net::Shutdown::Both,
-        };
-        let _ = stream.shutdown(how);
+    }
+
+    /// Answers when the operation has ended, if the client is still there then.
+    async fn operate(&self, stream: &TcpStream, operation: Operation) {
+        let mut gone = pin!(until_gone(stream));
+        tokio::select! {
+            ended = timeout(OPERATION_TIME, self.operations.run(operation)) => {
+                let late = || Err(Error::new(Code::Internal, "it goes on, and takes too long to be waited for"));
+                let page = ended.unwrap_or_else(|_| late())
+                    .map_or_else(|error| error_page(&error), |report| json_page(200, &report));
+                finish(stream, page).await;
+                // A client that has the answer goes; one that does not is left.
+                let _ = timeout(HEAD_TIME, gone).await;
+            }
+            () = &mut gone => {}
+        }
+        let _ = stream.shutdown(Shutdown::Both);
     }
 
     fn page(&self, head: &Head) -> Page {
         let Target::Origin { path, .. } = &head.target else {
             return error_page(&Error::new(Code::BadRequest, "name a page"));
         };
-        if matches!(path.as_str(), "/scrub" | "/sync")
-            || path.starts_with("/archive/")
-            || path.starts_with("/restore/")
-        {
-            return error_page(&Error::new(
-                Code::NotImplemented,
-                "this release runs a single node without an archive",
-            ));
+        if path == "/sync" || path.starts_with("/archive/") || path.starts_with("/restore/") {
+            return error_page(&Error::new(Code::NotImplemented, "this release has no such operation"));
+        }
+        if Operation::at(path).is_some() {
+            return not_allowed(ASK);
         }
         if !matches!(head.method, Method::Get | Method::Head) {
-            let mut page = error_page(&Error::new(Code::MethodNotAllowed, "this page has GET, HEAD"));
-            page.allow = true;
-            return page;
+            return not_allowed(READ);
         }
         let mut page = match path.as_str() {
             "/metrics" => self.metrics(),
@@ -112,7 +124,7 @@ impl Admin {
                 Some(slot) => json_page(200, &self.overview.slot(slot)),
                 None => error_page(&Error::new(
                     Code::BlobNotFound,
-                    "there are /metrics, /healthz, /readyz, /nodes, /slots and /slots/{0..2047}",
+                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, and POST /scrub",
                 )),
             },
         };
@@ -138,7 +150,7 @@ impl Admin {
         match encode(&mut body, &self.metrics) {
             Ok(()) => {
                 let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                Page { status: 200, content_type, body, allow: false }
+                Page { status: 200, content_type, body, allow: None }
             }
             Err(error) => error_page(&Error::new(Code::Internal, error.to_string())),
         }
@@ -156,7 +168,7 @@ impl Admin {
 }
 
 fn json_page(status: u16, value: &serde_json::Value) -> Page {
-    Page { status, content_type: "application/json", body: value.to_string(), allow: false }
+    Page { status, content_type: "application/json", body: value.to_string(), allow: None }
 }
 
 fn error_page(error: &Error) -> Page {
@@ -164,7 +176,50 @@ fn error_page(error: &Error) -> Page {
         status: error.code.status(),
         content_type: "application/json",
         body: error_body(error, "admin"),
-        allow: false,
+        allow: None,
+    }
+}
+
+fn not_allowed(allow: &'static str) -> Page {
+    let error = Error::new(Code::MethodNotAllowed, format!("this page has {allow}"));
+    Page { allow: Some(allow), ..error_page(&error) }
+}
+
+/// The operation that a request asks for.
+fn operation(head: &Head) -> Option<Operation> {
+    match &head.target {
+        Target::Origin { path, .. } if head.method == Method::Post => Operation::at(path),
+        _ => None,
+    }
+}
+
+/// Sends the answer, and that nothing follows.
+async fn finish(stream: &TcpStream, page: Page) {
+    let mut response = ResponseHead::new(page.status)
+        .header("Content-Type", page.content_type)
+        .header("Content-Length", page.body.len());
+    if let Some(allow) = page.allow {
+        response = response.header("Allow", allow);
+    }
+    let mut bytes = response.write(&Timestamp::now().http_date(), Some("close"));
+    bytes.extend_from_slice(page.body.as_bytes());
+    // A client that is gone needs no answer.
+    let how = match timeout(HEAD_TIME, stream.write_all(bytes)).await {
+        Ok(_) => Shutdown::Write,
+        Err(_) => Shutdown::Both,
+    };
+    let _ = stream.shutdown(how);
+}
+
+/// Ends when the client has gone; what it still sends is dropped.
+async fn until_gone(stream: &TcpStream) {
+    let mut buffer = vec![0; INBOX_MIN];
+    loop {
+        let (result, read) = stream.read(buffer).await;
+        if !matches!(result, Ok(1..)) {
+            return;
+        }
+        buffer = read;
     }
 }
 

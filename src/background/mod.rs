@@ -2,6 +2,7 @@
 
 mod admin;
 mod health;
+mod operations;
 mod overview;
 mod sweeper;
 

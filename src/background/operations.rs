@@ -1,0 +1,83 @@
+//! What operators ask a node to do now: `POST /scrub`.
+//!
+//! One operation of a kind runs at a time; who asks for one that is running waits for that one. It goes on when those
+//! who asked have gone, and ends with the node.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde_json::Value;
+use tokio::sync::watch;
+
+use crate::base::error::{Code, Error, Result};
+use crate::shard::node::Node;
+
+/// One that can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Operation {
+    /// Every chunk is read and compared with its hash.
+    Scrub,
+}
+
+/// What came of one; none yet while it runs.
+type Outcome = Option<Result<Value>>;
+
+/// Those that run.
+pub(super) struct Operations {
+    node: Arc<Node>,
+    running: RefCell<HashMap<Operation, watch::Receiver<Outcome>>>,
+}
+
+impl Operation {
+    /// By the path of its page.
+    pub(super) fn at(path: &str) -> Option<Self> {
+        match path {
+            "/scrub" => Some(Self::Scrub),
+            _ => None,
+        }
+    }
+
+    #[expect(clippy::unused_async, reason = "what it does takes time")]
+    async fn run(self, _node: Arc<Node>) -> Result<Value> {
+        match self {
+            Self::Scrub => Err(Error::new(Code::NotImplemented, "this release has no scrub")),
+        }
+    }
+}
+
+impl Operations {
+    pub(super) fn new(node: Arc<Node>) -> Self {
+        Self { node, running: RefCell::default() }
+    }
+
+    /// Does it, or waits for one that is being done.
+    ///
+    /// # Errors
+    /// Those of the operation; `Internal` when the node stops first.
+    pub(super) async fn run(&self, operation: Operation) -> Result<Value> {
+        let mut outcome = self.outcome_of(operation);
+        let ended = outcome.wait_for(Option::is_some).await;
+        let ended = ended.ok().and_then(|outcome| outcome.clone());
+        ended.unwrap_or_else(|| {
+            Err(Error::new(Code::Internal, "the operation was cut off by the node's stop: ask again"))
+        })
+    }
+
+    fn outcome_of(&self, operation: Operation) -> watch::Receiver<Outcome> {
+        let mut running = self.running.borrow_mut();
+        let joined = running.get(&operation).filter(|it| it.borrow().is_none() && it.has_changed().is_ok());
+        if let Some(joined) = joined {
+            return joined.clone();
+        }
+        let (tell, outcome) = watch::channel(None);
+        let node = Arc::clone(&self.node);
+        tokio_uring::spawn(async move {
+            let ended = operation.run(node).await;
+            // Whoever asked may have gone.
+            let _ = tell.send(Some(ended));
+        });
+        running.insert(operation, outcome.clone());
+        outcome
+    }
+}

@@ -1,0 +1,4 @@
+//! What the command line asks of a running node.
+
+mod http;
+pub mod operation;
