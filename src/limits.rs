@@ -70,7 +70,33 @@ pub const CHORE_PAUSES: usize = 4096;
 /// Versions without chunks that one core gathers before it fetches them.
 pub const FILL_BATCH: usize = 64;
 /// Versions that one core fetches at once.
-pub const FILLS: usize = 2;
+pub const FILLS: usize = 4;
+/// Bytes of chunks that may be fetched at once under `sync.rate`, in time at that rate.
+pub const SYNC_BURST: Duration = Duration::from_millis(500);
+/// Chunk ids that one node tells another at a time.
+pub const SYNC_CHUNKS: usize = 4096;
+/// Pieces into which a range that differs is cut.
+pub const SYNC_PIECES: usize = 16;
+/// Rows of a range below which their items are compared.
+pub const SYNC_LEAF: usize = 64;
+/// Items of one answer.
+pub const SYNC_ITEMS: usize = 1024;
+/// Rows that are asked for and taken over at a time.
+pub const SYNC_ROWS: usize = 256;
+/// Rows that a writer takes into a slot's digest, and a reader makes items of, in one go: some milliseconds.
+pub const SYNC_SCAN: usize = 1024;
+/// Time that a node takes to make digests before it answers with those it has.
+pub const SYNC_DIGEST_TIME: Duration = Duration::from_secs(10);
+/// Slots that one core compares with other nodes at once.
+pub const SYNC_SLOTS: usize = 4;
+/// Time for an answer to a question about what differs.
+pub const SYNC_TIME: Duration = Duration::from_secs(30);
+/// Time until replicas that differed are compared again; it doubles for as long as they differ.
+pub const SYNC_AGAIN: Duration = Duration::from_secs(1);
+/// Shortest interval at which replicas that did not differ are compared.
+pub const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Time without any progress after which `POST /sync` says what is still lacking.
+pub const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// How long data waits for its vote.
 pub const UPLOAD_KEEP: Duration = Duration::from_mins(1);
 /// Blobs whose data waits for a vote.
@@ -435,6 +461,17 @@ const _: () = {
     assert!(
         HANDOVER_ROWS * (PATH_MAX + STORED_HEADERS_MAX * 2 + 256) < PEER_MESSAGE_MAX,
         "the versions handed over at a time fit a message"
+    );
+    assert!(
+        SYNC_ROWS * (PATH_MAX + STORED_HEADERS_MAX * 2 + 256) < PEER_MESSAGE_MAX
+            && SYNC_ITEMS * 64 < PEER_MESSAGE_MAX
+            && SYNC_CHUNKS * 32 < PEER_MESSAGE_MAX
+            && SLOTS as usize * 32 < PEER_MESSAGE_MAX,
+        "what replicas tell each other at a time fits a message"
+    );
+    assert!(
+        SYNC_LEAF < SYNC_ITEMS,
+        "a range that is not cut any more is one answer where the rows are the same"
     );
     assert!(CHUNK_SIZE.is_multiple_of(PART_SIZE), "a part belongs to one chunk");
     assert!(PART_SIZE.is_multiple_of(GRANULE_SIZE), "a granule belongs to one part");

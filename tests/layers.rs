@@ -5,14 +5,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 18] = [
+const MAY_NAME: [(&str, &[&str]); 19] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
     ("replication", &["base", "limits", "wire"]),
+    ("antientropy", &["base", "limits", "wire"]),
     ("io", &["base", "limits"]),
     ("metrics", &[]),
-    ("meta", &["base", "limits", "wire", "io", "replication"]),
+    ("meta", &["base", "limits", "wire", "io", "replication", "antientropy"]),
     ("chunk", &["base", "limits", "wire", "io"]),
     ("registry", &["base", "limits"]),
     ("tls", &["base", "limits"]),

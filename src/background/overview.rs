@@ -43,6 +43,13 @@ impl Overview {
         let alive = directory.topology().nodes().filter(|id| directory.alive(*id) == Some(true)).count();
         metrics.nodes_alive.set(alive.cast_signed() as i64);
         metrics.registry_failures.inner().store(directory.standing().failures, Ordering::Relaxed);
+        let hollow = Slot::all().map(|slot| self.node.slots.hollow(slot)).filter(|hollow| *hollow > 0);
+        let (slots, versions) =
+            hollow.fold((0, 0), |(slots, versions), hollow| (slots + 1, versions + hollow));
+        metrics.hollow_slots.set(slots);
+        metrics.hollow_versions.set(versions.cast_signed());
+        let differing = self.node.cluster.as_ref().map_or(0, |cluster| cluster.syncing.differing());
+        metrics.sync_differing.set(differing.cast_signed() as i64);
     }
 
     /// `/nodes`.
@@ -129,6 +136,7 @@ impl Overview {
             let replica = health::state(&self.node, slot);
             let empty = state == State::Unborn && replica == ReplicaState::Healthy;
             described["state"] = json!(if empty { "empty" } else { replica.name() });
+            described["hollow"] = json!(slots.hollow(slot));
             described["reason"] = json!((state == State::Failed).then(|| slots.reason(slot)));
         }
         if let Some(topology) = topology {
@@ -137,7 +145,14 @@ impl Overview {
                 let peer = &peers[id.index()];
                 let disk = if me { Some(self.node.slots.disk(slot)) } else { peer.disk(slot) };
                 let state = if me { health::state(&self.node, slot) } else { peer.state(slot) };
-                json!({ "node": topology.name(*id), "disk": disk, "state": state.name() })
+                let mut described =
+                    json!({ "node": topology.name(*id), "disk": disk, "state": state.name() });
+                if let Some(cluster) = self.node.cluster.as_ref().filter(|_| !me && topology.is_mine(slot)) {
+                    let (equal, differs) = cluster.syncing.seen(*id, slot);
+                    described["last_equal"] = json!(equal.map(|time| time.to_string()));
+                    described["differs"] = json!(differs);
+                }
+                described
             };
             described["replicas"] = topology.replicas(slot).iter().map(replica).collect();
         }

@@ -56,7 +56,7 @@ impl FromStr for BlobId {
 }
 
 /// SHA-256 of a chunk's bytes; 64 lower-case hexadecimal digits as text.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ChunkId(pub [u8; 32]);
 
 impl fmt::Display for ChunkId {

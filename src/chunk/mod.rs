@@ -4,6 +4,7 @@ pub mod charter;
 pub mod disk;
 pub mod files;
 pub mod incoming;
+pub mod kept;
 pub mod layout;
 pub mod mend;
 pub mod read;

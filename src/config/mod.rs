@@ -20,6 +20,7 @@ pub use self::cluster::{Cluster, Tls};
 use self::source::{Said, one_line};
 pub use self::values::CacheSize;
 use crate::io::send_mode::Mode;
+use crate::limits::SYNC_INTERVAL_MIN;
 use crate::meta::schema::Durability;
 use crate::registry::settings::Settings;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub cluster: Option<Cluster>,
     /// How the nodes of the cluster find each other.
     pub registry: Settings,
+    /// How replicas that differ become equal again.
+    pub sync: Sync,
 }
 
 /// The sections as they are written.
@@ -52,6 +55,7 @@ struct Sections {
     scrub: Scrub,
     cluster: cluster::Section,
     registry: registry::Section,
+    sync: Sync,
     archive: Option<Table>,
 }
 
@@ -111,6 +115,18 @@ pub struct Scrub {
     pub quarantine: Duration,
 }
 
+/// How replicas that differ become equal again.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default)]
+pub struct Sync {
+    /// How often replicas are compared without any other reason.
+    #[serde(deserialize_with = "values::duration")]
+    pub interval: Duration,
+    /// Bytes of chunks that the node fetches per second; 0: any.
+    #[serde(deserialize_with = "values::bytes")]
+    pub rate: u64,
+}
+
 /// Whether files are read and written around the page cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -154,6 +170,12 @@ impl Default for Scrub {
     }
 }
 
+impl Default for Sync {
+    fn default() -> Self {
+        Self { interval: Duration::from_mins(1), rate: 0 }
+    }
+}
+
 impl Config {
     /// Reads the file, if one is named, the environment, and which node this is, if the command line says so.
     ///
@@ -183,10 +205,16 @@ impl Sections {
         if self.storage.disks.is_empty() {
             return Err("storage.disks is empty: name at least one directory".to_owned());
         }
+        if self.sync.interval < SYNC_INTERVAL_MIN {
+            return Err(format!(
+                "sync.interval is {:?}: replicas are compared at most every {SYNC_INTERVAL_MIN:?}",
+                self.sync.interval
+            ));
+        }
         let registry = self.registry.check()?;
         let cluster = self.cluster.check(&current_node, &self.listen, registry.backend)?;
-        let Self { listen, network, storage, scrub, .. } = self;
-        Ok(Config { current_node, listen, network, storage, scrub, cluster, registry })
+        let Self { listen, network, storage, scrub, sync, .. } = self;
+        Ok(Config { current_node, listen, network, storage, scrub, cluster, registry, sync })
     }
 }
 

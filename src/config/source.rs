@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is.
-const KEYS: [&str; 42] = [
+const KEYS: [&str; 44] = [
     "current_node",
     "listen.public",
     "listen.admin",
@@ -44,6 +44,8 @@ const KEYS: [&str; 42] = [
     "registry.username",
     "registry.password",
     "registry.password_file",
+    "sync.interval",
+    "sync.rate",
     "archive.target",
     "archive.bucket",
     "archive.region",

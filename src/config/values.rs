@@ -77,6 +77,17 @@ impl<'de> Deserialize<'de> for CacheSize {
     }
 }
 
+/// A size that is no share of anything.
+pub(super) fn bytes<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+    let text = String::deserialize(from)?;
+    match parse_size(&text) {
+        Some(CacheSize::Bytes(bytes)) => Ok(bytes),
+        _ => Err(D::Error::custom(format!(
+            "'{text}' is no size: write it like \"100MiB\", or \"0\" for no limit"
+        ))),
+    }
+}
+
 fn parse_size(text: &str) -> Option<CacheSize> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let number: u64 = text[..digits].parse().ok()?;

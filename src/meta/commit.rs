@@ -28,7 +28,7 @@ use super::{birth, query, replica};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
-use crate::limits::{COMMIT_BATCH, VACUUM_PAGES};
+use crate::limits::{COMMIT_BATCH, SYNC_SCAN, VACUUM_PAGES};
 use crate::replication::participant::Context;
 
 /// A transaction that did not come to pass.
@@ -127,7 +127,10 @@ impl Writer {
     /// Looks at a slot's database after the start: its identity, what a crash left staged, what the index lacks.
     pub(super) fn check(&mut self, slot: Slot) {
         let outcome = match self.slots.state(slot) {
-            State::Unchecked => self.try_check(slot),
+            State::Unchecked => {
+                self.slots.digests.forget(slot);
+                self.try_check(slot)
+            }
             State::Unborn if self.recovered.contains_key(&slot) => self.take_over(slot, None),
             _ => return,
         };
@@ -159,13 +162,11 @@ impl Writer {
         }
         let oldest = query::oldest_undropped(db)?;
         let prepared = replica::oldest_prepared(db)?;
-        let hollow = !replica::hollow(db, 1)?.is_empty();
+        let hollow = replica::count_hollow(db)?;
         let known = Cursor { seq: query::last_seq(db)?, row: query::next_row(db)?.0 };
         self.slots.set_oldest_tombstone(slot, oldest);
         self.slots.set_oldest_prepared(slot, prepared);
-        if hollow {
-            self.slots.set_hollow(slot);
-        }
+        self.slots.set_hollow(slot, hollow);
         self.take_over(slot, Some(known))
     }
 
@@ -219,15 +220,33 @@ impl Writer {
         Ok(())
     }
 
-    /// Makes the changes of one slot, and answers them; barriers when all others are answered.
+    /// Makes the changes of one slot, and answers them; what waits for them, when all others are answered.
     fn group(&mut self, slot: Slot, ops: Vec<Op>) {
-        let (barriers, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| matches!(op, Op::Barrier(_)));
+        let waits = |op: &Op| matches!(op, Op::Barrier(_) | Op::Digest(_));
+        let (waiting, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(waits);
         if !ops.is_empty() {
             self.put_through(slot, ops);
         }
-        for op in barriers {
-            op.answer(Ok(Answer::Done));
+        for op in waiting {
+            let answer = if let Op::Digest(_) = op { self.digest(slot) } else { Ok(Answer::Done) };
+            op.answer(answer);
         }
+    }
+
+    /// Takes the next rows into a slot's digest.
+    fn digest(&mut self, slot: Slot) -> Result<Answer> {
+        self.check(slot);
+        self.slots.admit(slot)?;
+        if self.slots.state(slot) == State::Unborn {
+            return Ok(Answer::Is(true));
+        }
+        let slots = Arc::clone(&self.slots);
+        let scanned =
+            self.open(slot, true).and_then(|opened| slots.digests.scan(slot, opened.db(), SYNC_SCAN));
+        scanned.map(Answer::Is).map_err(|error| {
+            self.databases.close(slot);
+            refusal(&self.slots, slot, &error)
+        })
     }
 
     fn put_through(&mut self, slot: Slot, ops: Vec<Op>) {
@@ -309,6 +328,7 @@ impl Writer {
             State::Unchecked => self.check(slot),
             State::Unborn => {
                 self.bear(&[slot])?;
+                self.slots.digests.begin(slot);
                 self.slots.set_ready(slot);
             }
             State::Ready | State::Failed => {}
@@ -382,9 +402,8 @@ impl Writer {
         }
         self.slots.step_generation(slot);
         committed.map_err(Aborted::InCommit)?;
-        if changes.hollow {
-            self.slots.set_hollow(slot);
-        }
+        self.slots.digests.change(slot, &changes.digest);
+        self.slots.change_hollow(slot, changes.hollow);
         if !changes.paths.is_empty() {
             if moment.keep_versions > 0 || ops.iter().any(Op::buries) {
                 self.slots.note_tombstone(slot, moment.now);
@@ -447,12 +466,16 @@ fn prepare(
         results.push(match op.apply(db, Told { moment, context }) {
             Ok(Answer::Peer(reply, more)) => {
                 changes.paths.extend(more.paths);
-                changes.hollow |= more.hollow;
+                changes.hollow += more.hollow;
+                changes.digest.extend(more.digest);
                 Ok(Answer::Peer(reply, Changes::default()))
             }
             Ok(answer) => {
                 if answer.changes_versions() {
                     changes.paths.extend(op.path().map(str::to_owned));
+                }
+                if let (Op::Fill(..), Answer::Is(true)) = (op, &answer) {
+                    changes.hollow -= 1;
                 }
                 Ok(answer)
             }

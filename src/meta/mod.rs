@@ -10,6 +10,7 @@ mod batch;
 mod birth;
 mod commit;
 mod databases;
+mod digests;
 pub mod index;
 mod index_db;
 pub mod journal;

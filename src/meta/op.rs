@@ -6,6 +6,7 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::apply::{self, Moment};
+use super::digests;
 use super::replica::{self, Replica, Uploaded};
 use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
 use super::whole;
@@ -22,6 +23,8 @@ pub(super) enum Op {
     Settle(Reply<()>),
     /// Everything of the slot that was asked for before has been done, or refused.
     Barrier(Reply<()>),
+    /// The next rows are taken into the slot's digest; false: there are more.
+    Digest(Reply<bool>),
     Put(Box<NewBlob>, Reply<Stored>),
     Stage {
         staged: Option<Row>,
@@ -76,8 +79,10 @@ pub(super) enum Answer {
 pub(super) struct Changes {
     /// Paths whose versions changed.
     pub paths: Vec<String>,
-    /// Whether versions came that lack their chunks.
-    pub hollow: bool,
+    /// How many more live versions lack their chunks now.
+    pub hollow: i64,
+    /// What it is to the slot's digest.
+    pub digest: Vec<digests::Change>,
 }
 
 impl Answer {
@@ -100,7 +105,7 @@ impl Op {
     pub(super) fn apply(&self, db: &Connection, told: Told<'_>) -> std::result::Result<Answer, Failure> {
         let moment = told.moment;
         Ok(match self {
-            Self::Settle(_) | Self::Barrier(_) => Answer::Done,
+            Self::Settle(_) | Self::Barrier(_) | Self::Digest(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
             Self::Stage { staged, blob_id, parts, .. } => {
                 Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
@@ -201,7 +206,7 @@ impl Op {
                     |answer| if let Answer::Peer(reply, _) = answer { Some(reply) } else { None },
                 );
             }
-            Self::Sweep(_, reply) | Self::Fill(_, reply) | Self::Mend { reply, .. } => {
+            Self::Sweep(_, reply) | Self::Fill(_, reply) | Self::Digest(reply) | Self::Mend { reply, .. } => {
                 send(reply, result, |answer| if let Answer::Is(is) = answer { Some(is) } else { None });
             }
             Self::Abandon(row) => {

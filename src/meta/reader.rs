@@ -29,6 +29,7 @@ use crate::limits::READER_QUEUE;
 use crate::replication::participant::{self, Context, Surroundings};
 use crate::replication::roster::Roster;
 use crate::wire::condition::Conditions;
+use crate::wire::peer::sync::{Items, Range};
 use crate::wire::peer::{self, Held, InDoubt};
 
 /// A version that was asked for.
@@ -58,6 +59,8 @@ enum Question {
     Peer { request: Box<peer::Request>, reply: Reply<peer::Response> },
     InDoubt { until: Timestamp, limit: usize, reply: Reply<Vec<(String, InDoubt)>> },
     Page { after: i64, limit: usize, reply: Reply<Handed> },
+    Items { range: Range, limit: usize, reply: Reply<Vec<Items>> },
+    Blobs { blobs: Vec<BlobId>, reply: Reply<Vec<Held>> },
     Hollow { limit: usize, reply: Reply<Vec<Held>> },
     Buried { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, Held)>> },
     WholeAbove { after: Row, limit: usize, reply: Reply<Vec<Whole>> },
@@ -172,6 +175,16 @@ impl Readers {
         self.ask(slot, |reply| Question::Page { after, limit, reply }).await
     }
 
+    /// The items of up to `limit` blobs of a range, in order.
+    pub async fn items(&self, slot: Slot, range: Range, limit: usize) -> Result<Vec<Items>> {
+        self.ask(slot, |reply| Question::Items { range, limit, reply }).await
+    }
+
+    /// The versions of these blobs, as far as they are committed here.
+    pub async fn of_blobs(&self, slot: Slot, blobs: Vec<BlobId>) -> Result<Vec<Held>> {
+        self.ask(slot, |reply| Question::Blobs { blobs, reply }).await
+    }
+
     /// Live versions whose chunks are not here.
     pub async fn hollow(&self, slot: Slot, limit: usize) -> Result<Vec<Held>> {
         self.ask(slot, |reply| Question::Hollow { limit, reply }).await
@@ -268,6 +281,16 @@ impl Reader {
             Question::Page { after, limit, reply } => {
                 self.reply(slot, reply, |db| {
                     Ok(db.map_or(Ok((Vec::new(), None)), |db| replica::page(db, after, limit))?)
+                });
+            }
+            Question::Items { range, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| replica::items(db, range, limit))?)
+                });
+            }
+            Question::Blobs { blobs, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| replica::of_blobs(db, &blobs))?)
                 });
             }
             Question::Hollow { limit, reply } => {

@@ -12,11 +12,13 @@ use super::apply::{self, Moment};
 use super::op::Changes;
 use super::query::{self, corrupt};
 use super::types::{BlobMeta, Row};
+use crate::antientropy::digest;
 use crate::base::clock::Timestamp;
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Parts, content};
 use crate::limits::INLINE_MAX;
 use crate::replication::participant::{EVERY_BALLOT, Rows};
+use crate::wire::peer::sync::{Digest, Items, Range};
 use crate::wire::peer::{self, Attempt, Held, InDoubt, Proposal, Query, decode, encode};
 
 /// A blob whose chunks are on this replica's disk, or are in here.
@@ -104,14 +106,41 @@ pub(super) fn in_doubt(db: &Connection, until: Timestamp, limit: usize) -> Resul
 
 /// Committed versions with row numbers above `after`, with the last one's.
 pub(super) fn page(db: &Connection, after: i64, limit: usize) -> Result<(Vec<Held>, Option<i64>)> {
-    let mut statement = db.prepare_cached(
+    let rows = rows_after(db, after, limit)?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(row, _)| row.0);
+    Ok((rows.into_iter().map(|(_, held)| held).collect(), next))
+}
+
+/// Committed versions with row numbers above `after`.
+pub(super) fn rows_after(db: &Connection, after: i64, limit: usize) -> Result<Vec<(Row, Held)>> {
+    db.prepare_cached(
         "SELECT path, version, blob_id, ballot, size, content, created_at, headers, tombstoned_at, hollow, pk
          FROM blobs WHERE pk > ?1 ORDER BY pk LIMIT ?2",
-    )?;
-    let rows: Vec<(Held, i64)> =
-        statement.query_map((after, limit), |row| Ok((held(row)?, row.get(10)?)))?.collect::<Result<_>>()?;
-    let next = rows.last().filter(|_| rows.len() == limit).map(|(_, pk)| *pk);
-    Ok((rows.into_iter().map(|(held, _)| held).collect(), next))
+    )?
+    .query_map((after, limit), |row| Ok((Row(row.get(10)?), held(row)?)))?
+    .collect()
+}
+
+/// The items of up to `limit` blobs of a range, in order.
+pub(super) fn items(db: &Connection, range: Range, limit: usize) -> Result<Vec<Items>> {
+    let Range { first, last } = range;
+    let items = |row: &SqlRow<'_>| digest::items(&held(row)?).map_err(|_| corrupt("row"));
+    db.prepare_cached(select_held!("WHERE blob_id BETWEEN ?1 AND ?2 ORDER BY blob_id LIMIT ?3"))?
+        .query_map((first.to_string(), last.to_string(), limit), items)?
+        .collect()
+}
+
+/// The versions of these blobs, as far as they are committed.
+pub(super) fn of_blobs(db: &Connection, blobs: &[BlobId]) -> Result<Vec<Held>> {
+    let mut statement = db.prepare_cached(select_held!("WHERE blob_id = ?1"))?;
+    let of_blob = |blob: &BlobId| statement.query_row([blob.to_string()], held).optional().transpose();
+    blobs.iter().filter_map(of_blob).collect()
+}
+
+/// How many live versions lack their chunks.
+pub(super) fn count_hollow(db: &Connection) -> Result<u64> {
+    db.prepare_cached("SELECT count(*) FROM blobs WHERE hollow = 1 AND tombstoned_at IS NULL")?
+        .query_row([], |row| row.get(0))
 }
 
 /// Live versions whose chunks are not here.
@@ -197,8 +226,11 @@ impl<'a> Replica<'a> {
                 hollow,
                 chunks,
             ))?;
+        let mut change = Digest::default();
+        change.add(digest::version(row).map_err(|_| corrupt("row"))?);
+        self.changes.digest.push((pk, change));
         self.changes.paths.push(row.path.clone());
-        self.changes.hollow |= hollow;
+        self.changes.hollow += i64::from(hollow);
         Ok(())
     }
 }
@@ -334,15 +366,33 @@ impl Rows for Replica<'_> {
     }
 
     fn tombstone(&mut self, row: &peer::Row, at: Timestamp) -> Result<()> {
-        let changed = self
+        let blob = row.attempt.blob_id;
+        let found: Option<(Row, Option<Timestamp>, bool)> = self
             .db
-            .prepare_cached(
-                "UPDATE blobs SET tombstoned_at = ?1, seq = ?2
-                 WHERE blob_id = ?3 AND (tombstoned_at IS NULL OR tombstoned_at > ?1)",
-            )?
-            .execute((at.to_string(), self.moment.seq, row.attempt.blob_id.to_string()))?;
-        if changed > 0 {
-            self.changes.paths.push(row.path.clone());
+            .prepare_cached("SELECT pk, tombstoned_at, hollow FROM blobs WHERE blob_id = ?1")?
+            .query_row([blob.to_string()], |row| {
+                let before = row.get_ref(1)?.as_str_or_null()?.map(query::time).transpose()?;
+                Ok((Row(row.get(0)?), before, row.get(2)?))
+            })
+            .optional()?;
+        let Some((pk, before, hollow)) = found else { return Ok(()) };
+        if before.is_some_and(|before| before <= at) {
+            return Ok(());
+        }
+        self.db.prepare_cached("UPDATE blobs SET tombstoned_at = ?1, seq = ?2 WHERE pk = ?3")?.execute((
+            at.to_string(),
+            self.moment.seq,
+            pk.0,
+        ))?;
+        let mut change = Digest::default();
+        if let Some(before) = before {
+            change.remove(digest::tombstone(blob, before));
+        }
+        change.add(digest::tombstone(blob, at));
+        self.changes.digest.push((pk, change));
+        self.changes.paths.push(row.path.clone());
+        if before.is_none() && hollow {
+            self.changes.hollow -= 1;
         }
         Ok(())
     }

@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use super::digests::Digests;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
+use crate::wire::peer::sync::Digest;
 
 /// Whether a slot can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +43,14 @@ struct Entry {
     oldest_tombstone: AtomicI64,
     oldest_prepared: AtomicI64,
     recovering: AtomicBool,
-    hollow: AtomicBool,
+    hollow: AtomicU64,
     reason: Mutex<String>,
 }
 
 /// The table of all slots.
 pub struct Slots {
     entries: Vec<Entry>,
+    pub(super) digests: Digests,
 }
 
 impl Slots {
@@ -62,10 +65,10 @@ impl Slots {
             oldest_tombstone: AtomicI64::new(NEVER),
             oldest_prepared: AtomicI64::new(NEVER),
             recovering: AtomicBool::new(false),
-            hollow: AtomicBool::new(false),
+            hollow: AtomicU64::new(0),
             reason: Mutex::default(),
         };
-        Self { entries: slots.map(entry).collect() }
+        Self { entries: slots.map(entry).collect(), digests: Digests::default() }
     }
 
     fn entry(&self, slot: Slot) -> &Entry {
@@ -157,16 +160,28 @@ impl Slots {
         self.entry(slot).recovering.store(recovering, Ordering::Release);
     }
 
-    /// Notes that the slot has versions that lack their chunks.
-    pub fn set_hollow(&self, slot: Slot) {
-        self.entry(slot).hollow.store(true, Ordering::Release);
+    /// Notes how many live versions lack their chunks.
+    pub(super) fn set_hollow(&self, slot: Slot, versions: u64) {
+        self.entry(slot).hollow.store(versions, Ordering::Release);
     }
 
-    /// Whether the slot may have such versions; from then on it has none, as far as is noted. Who asks looks into
-    /// its database after this.
-    pub fn take_hollow(&self, slot: Slot) -> bool {
-        let hollow = &self.entry(slot).hollow;
-        hollow.load(Ordering::Acquire) && hollow.swap(false, Ordering::AcqRel)
+    /// Notes that so many more of them do, or fewer.
+    pub(super) fn change_hollow(&self, slot: Slot, versions: i64) {
+        self.entry(slot).hollow.fetch_add(versions.cast_unsigned(), Ordering::AcqRel);
+    }
+
+    /// Live versions that lack their chunks.
+    pub fn hollow(&self, slot: Slot) -> u64 {
+        if self.state(slot) == State::Ready { self.entry(slot).hollow.load(Ordering::Acquire) } else { 0 }
+    }
+
+    /// The digest of what is on disk of the slot; none while it is not known.
+    pub fn digest(&self, slot: Slot) -> Option<Digest> {
+        match self.state(slot) {
+            State::Unborn => Some(Digest::default()),
+            State::Ready => self.digests.get(slot),
+            State::Unchecked | State::Failed => None,
+        }
     }
 
     /// Notes when the slot's oldest try without an outcome was voted for.

@@ -122,6 +122,11 @@ impl Writers {
         self.ask(slot, Op::Barrier).await
     }
 
+    /// Takes the next rows into the slot's digest; true: it is whole.
+    pub async fn digest(&self, slot: Slot) -> Result<bool> {
+        self.ask(slot, Op::Digest).await
+    }
+
     /// Makes sure that the slot's database has everything that was acknowledged.
     pub(super) async fn settle(&self, slot: Slot) -> Result<()> {
         if self.slots.is_pending(slot) { self.ask(slot, Op::Settle).await } else { Ok(()) }

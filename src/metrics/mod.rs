@@ -72,6 +72,22 @@ pub struct Metrics {
     pub orphans_removed: Counter,
     /// Deleted versions whose chunks were removed.
     pub versions_dropped: Counter,
+    /// Comparisons of this node's replicas with those of another node.
+    pub sync_rounds: Counter,
+    /// Versions taken over from other replicas.
+    pub sync_versions: Counter,
+    /// Tombstones taken over from other replicas.
+    pub sync_tombstones: Counter,
+    /// Bytes of chunks fetched from other replicas.
+    pub sync_fetched: Counter,
+    /// Bytes of questions about what differs, and of their answers.
+    pub sync_exchanged: Counter,
+    /// Replicas of other nodes that differed from this node's when they were last compared.
+    pub sync_differing: Gauge,
+    /// Versions that lack their chunks.
+    pub hollow_versions: Gauge,
+    /// Slots that have such versions.
+    pub hollow_slots: Gauge,
     /// Operations of the bulk rings under way.
     pub bulk_depth: Gauge,
     /// Operations of the bulk rings begun.
@@ -190,6 +206,42 @@ impl Metrics {
             "Deleted versions whose chunks were removed",
             self.versions_dropped.clone(),
         );
+        list.register(
+            "sync_rounds",
+            "Times that this node's slots were compared with those of another node",
+            self.sync_rounds.clone(),
+        );
+        list.register(
+            "sync_versions",
+            "Versions that were lacking here and were taken over from another replica",
+            self.sync_versions.clone(),
+        );
+        list.register(
+            "sync_tombstones",
+            "Tombstones that were lacking here and were taken over from another replica",
+            self.sync_tombstones.clone(),
+        );
+        list.register(
+            "sync_fetched_bytes",
+            "Bytes of chunks that were lacking here and were fetched from another replica",
+            self.sync_fetched.clone(),
+        );
+        list.register(
+            "sync_exchanged_bytes",
+            "Bytes of this node's questions about what differs, and of the answers",
+            self.sync_exchanged.clone(),
+        );
+        list.register(
+            "sync_differing_slots",
+            "Replicas on other nodes that differed from this node's when they were last compared",
+            self.sync_differing.clone(),
+        );
+        list.register(
+            "hollow_versions",
+            "Versions whose chunks are still to be fetched from another replica",
+            self.hollow_versions.clone(),
+        );
+        list.register("hollow_slots", "Slots that have such versions", self.hollow_slots.clone());
         list.register(
             "bulk_ring_depth",
             "Operations of the bulk rings under way, notifications to come included",

@@ -13,6 +13,7 @@ use crate::registry::record::{Addresses, Identity};
 use crate::registry::settings::Backend;
 use crate::shard::node::Node;
 use crate::shard::peers::cluster::Cluster;
+use crate::shard::peers::sync::Settings;
 use crate::tls::{Files, Relay};
 
 /// What all cores share of the cluster.
@@ -27,7 +28,8 @@ pub(super) fn compose(
 ) -> Result<Arc<Cluster>, String> {
     let redirect = config.cluster.as_ref().is_some_and(|cluster| cluster.redirect);
     let tls = relay.map(Relay::connector);
-    Cluster::open(Arc::clone(member.directory()), tls, redirect, disks).map(Arc::new)
+    let sync = Settings { interval: config.sync.interval, rate: config.sync.rate };
+    Cluster::open(Arc::clone(member.directory()), tls, redirect, disks, sync).map(Arc::new)
 }
 
 /// What ends TLS between the nodes, where it is wanted.

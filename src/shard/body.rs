@@ -1,10 +1,14 @@
 //! A request's body: framing decoded, received straight into the buffer it will be written from.
 
 use std::io;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use monoio::time::sleep;
 
 use super::connection::{Connection, Plane};
 use super::pace::{Pace, TooSlow};
+use super::peers::cluster::Cluster;
 use super::reply::Failure;
 use crate::base::error::{Code, Error};
 use crate::io::buffer::Buffer;
@@ -27,6 +31,8 @@ pub(super) struct Body {
     low_water: LowWater,
     /// Nothing of it was asked for.
     untouched: bool,
+    /// Whose `sync.rate` it is received at.
+    limited: Option<Arc<Cluster>>,
 }
 
 impl From<TooSlow> for Failure {
@@ -49,13 +55,20 @@ impl Body {
             Framing::Chunked => State::Chunked(Box::default()),
         };
         let (pace, low_water) = (Pace::new(plane), LowWater::default());
-        Self { state, expected: head.expect_continue, pace, low_water, untouched: true }
+        let expected = head.expect_continue;
+        Self { state, expected, pace, low_water, untouched: true, limited: None }
     }
 
     /// The body of an answer.
     pub(super) fn of_length(length: u64, plane: Plane) -> Self {
         let (pace, low_water) = (Pace::new(plane), LowWater::default());
-        Self { state: State::Length(length), expected: false, pace, low_water, untouched: true }
+        let state = State::Length(length);
+        Self { state, expected: false, pace, low_water, untouched: true, limited: None }
+    }
+
+    /// The same, received no faster than a node may fetch.
+    pub(super) fn limited(self, cluster: Arc<Cluster>) -> Self {
+        Self { limited: Some(cluster), ..self }
     }
 
     /// Whether all of it was received.
@@ -145,6 +158,12 @@ impl Body {
                 State::Chunked(decoder) => decoder.consumed(received as u64),
             }
             self.pace.earn(received);
+            if let Some(cluster) = &self.limited {
+                let wait = cluster.syncing.limiter.take(received as u64, Instant::now());
+                if !wait.is_zero() {
+                    sleep(wait).await;
+                }
+            }
             if self.is_done() {
                 // What comes next is another request.
                 self.low_water.lower(connection.stream());

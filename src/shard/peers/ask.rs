@@ -8,11 +8,12 @@ use monoio::time::timeout;
 
 use super::link::{Link, left};
 use crate::base::topology::NodeId;
-use crate::limits::{PEER_MESSAGE_MAX, SLOW_ANSWER};
+use crate::limits::{PEER_MESSAGE_MAX, SLOW_ANSWER, SYNC_TIME};
 use crate::shard::core::Core;
 use crate::wire::head::Framing;
 use crate::wire::peer::cluster::{Answer, Question};
 use crate::wire::peer::list::{Ask, Listed};
+use crate::wire::peer::sync;
 use crate::wire::peer::{Reply, Request, Response, decode, encode};
 
 /// Where requests of coordinators go.
@@ -20,6 +21,8 @@ pub(super) const REQUEST: &str = "/peer/request";
 /// Where questions about the cluster go.
 pub(super) const CLUSTER: &str = "/peer/cluster";
 
+/// Where questions about what differs go.
+pub(super) const SYNC: &str = "/peer/sync";
 /// Where listings go.
 pub(super) const LIST: &str = "/peer/list";
 
@@ -67,6 +70,26 @@ pub(in crate::shard) async fn ask_list(
     let ask = encode(ask).map_err(|error| io::Error::other(error.message))?;
     let answer = exchange(core, to, LIST, ask, time).await?;
     decode(&answer).map_err(|error| io::Error::other(error.message))
+}
+
+/// Asks a node about what differs. It may take its time: that says nothing about whether it answers others.
+///
+/// # Errors
+/// Why there is no answer.
+pub(super) async fn ask_sync(
+    core: &Rc<Core>,
+    to: NodeId,
+    question: &sync::Question,
+) -> io::Result<sync::Answer> {
+    let question = encode(question).map_err(|error| io::Error::other(error.message))?;
+    let exchanged = &core.node.metrics.sync_exchanged;
+    exchanged.inc_by(question.len() as u64);
+    let answer = attempt(Rc::clone(core), to, SYNC, question, Instant::now() + SYNC_TIME).await?;
+    exchanged.inc_by(answer.len() as u64);
+    match decode(&answer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.message))? {
+        sync::Answer::No(why) => Err(io::Error::other(why)),
+        answer => Ok(answer),
+    }
 }
 
 /// Sends `body` and receives what is answered; a node that is slow to answer is noted as one that does not.

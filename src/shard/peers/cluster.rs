@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use super::membership::Membership;
+use super::sync::{self, Syncing};
 use super::uploads::Uploads;
 use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
@@ -36,6 +37,8 @@ pub struct Cluster {
     pub(super) uploads: Uploads,
     /// Blobs that this node coordinates.
     pub(super) coordinating: LiveUploads,
+    /// How its replicas compare with those of other nodes.
+    pub syncing: Syncing,
     /// Why the node is not ready; empty when it is.
     trouble: Mutex<String>,
     start: Instant,
@@ -51,9 +54,11 @@ impl Cluster {
         tls: Option<Connector>,
         redirect: bool,
         disks: &[Disk],
+        sync: sync::Settings,
     ) -> Result<Self, String> {
         let membership = Membership::open(directory.topology(), disks)?;
         let roster = Arc::clone(membership.roster());
+        let syncing = Syncing::new(roster.topology(), sync);
         let suspect = roster.topology().nodes().map(|_| AtomicBool::new(false)).collect();
         Ok(Self {
             roster,
@@ -64,6 +69,7 @@ impl Cluster {
             suspect,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
+            syncing,
             trouble: Mutex::new("no other node has been asked since the start".to_owned()),
             start: Instant::now(),
         })
@@ -96,6 +102,7 @@ impl Cluster {
             let name = self.topology().name(node);
             if reachable {
                 tracing::info!(node = name, "the node answers again");
+                self.syncing.look_at_all(node);
             } else {
                 tracing::warn!(node = name, "the node does not answer");
             }

@@ -15,7 +15,7 @@ use crate::base::slot::Slot;
 use crate::limits::COMMIT_TIME;
 use crate::replication::machine::{Event, Machine, NodeSet, Send};
 use crate::shard::core::Core;
-use crate::wire::peer::Response;
+use crate::wire::peer::{Reply, Request, Response};
 
 /// Runs a coordinator to its outcome; nodes that do not answer are asked only if they are `worth` it.
 pub(in crate::shard) async fn drive<M: Machine + 'static>(
@@ -86,6 +86,8 @@ impl<M: Machine + 'static> Driver<M> {
         self.out += 1;
         let (core, cluster, sender) = (Rc::clone(&self.core), Arc::clone(&self.cluster), self.sender.clone());
         let worth = self.worth.contains(to) || cluster.is_reachable(to);
+        let spreads = matches!(request, Request::Commit { .. } | Request::Finish { .. });
+        let slot = Slot::of(request.path());
         monoio::spawn(async move {
             let reply = if to == cluster.topology().me() {
                 participate(&core, &cluster, request).await
@@ -93,12 +95,15 @@ impl<M: Machine + 'static> Driver<M> {
                 let response = ask(&core, to, &request, COMMIT_TIME).await;
                 if let Some(Response { members, .. }) = &response {
                     // What cannot be recorded now is said again with the next answer.
-                    let _ = learn(&cluster, Slot::of(request.path()), members).await;
+                    let _ = learn(&cluster, slot, members).await;
                 }
                 response
             } else {
                 None
             };
+            if spreads && !matches!(reply, Some(Response { reply: Reply::Done { .. }, .. })) {
+                cluster.syncing.missed(to, slot);
+            }
             // Who does not want to know any more is gone.
             let _ = sender.try_send(Event::Reply { from: to, round, reply });
         });

@@ -11,6 +11,7 @@ pub(super) mod link;
 mod membership;
 mod participate;
 mod serve;
+pub mod sync;
 pub(super) mod upload;
 mod uploads;
 

@@ -4,11 +4,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ask::{CLUSTER, LIST, REQUEST};
+use super::ask::{CLUSTER, LIST, REQUEST, SYNC};
 use super::cluster::Cluster;
 use super::link::{CLUSTER_FIELD, NODE_FIELD, PROTOCOL_FIELD, TO_FIELD};
 use super::participate::try_participate;
-use super::{membership, upload};
+use super::{membership, sync, upload};
 use crate::base::error::{Code, Error};
 use crate::base::topology::NodeId;
 use crate::io::buffer::Buffer;
@@ -60,6 +60,10 @@ pub(in crate::shard) async fn handle(
         (Method::Post, CLUSTER) => {
             let question = message(connection, body).await?;
             binary(&membership::answer(core, &cluster, from, question).await)
+        }
+        (Method::Post, SYNC) => {
+            let question = message(connection, body).await?;
+            binary(&sync::answer(core, &cluster, from, question).await)
         }
         (Method::Post, LIST) => {
             let ask = message(connection, body).await?;

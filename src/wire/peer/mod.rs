@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod list;
+pub mod sync;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -7,7 +7,7 @@
 //! - [`invariants`] need no search; [`problem`], [`state`] and [`search`] decide whether a history can be explained by operations
 //!   that happened one after the other, and [`report`] shows the one that cannot.
 //! - [`round`] is all of this once, from load to judgement.
-//! - [`replicas`] holds the disks of all nodes against what was acknowledged; [`ending`] reads everything back before that.
+//! - [`equal`] holds them against each other; [`replicas`] holds the disks of all nodes against what was acknowledged; [`ending`] reads everything back before that.
 #![allow(
     dead_code,
     unused_imports,
@@ -26,6 +26,7 @@ use crate::support;
 pub mod audit;
 pub mod client;
 pub mod ending;
+pub mod equal;
 pub mod formation;
 pub mod history;
 pub mod invariants;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use monoio::time::sleep;
 
 use super::cluster::Cluster;
-use super::membership;
+use super::{membership, sync};
 use crate::limits::{CHORE_PAUSE, CHORE_PAUSES, LINK_IDLE_TIME};
 use crate::shard::core::Core;
 
@@ -29,6 +29,7 @@ pub(in crate::shard) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
     monoio::spawn(settling::run(settlement.0, settlement.1));
     monoio::spawn(filling::run(filler.0, filler.1));
     monoio::spawn(sweeping::run(sweep.0, sweep.1));
+    sync::start(&core, &cluster);
     if core.number == 0 {
         monoio::spawn(membership::keep_stock(stock.0, stock.1));
     }

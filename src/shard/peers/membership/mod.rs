@@ -28,6 +28,7 @@ use crate::wire::peer::cluster::{Answer, Charter, Disks, Introduction, Question}
 use crate::wire::peer::{Identity, Member};
 
 pub(super) use recovery::run as recover;
+pub(super) use recovery::take;
 pub(super) use stock::run as keep_stock;
 
 /// How a disk of this node stands.

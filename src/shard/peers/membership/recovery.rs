@@ -127,7 +127,12 @@ async fn take_over(
 }
 
 /// Writes rows that others have.
-async fn take(core: &Rc<Core>, slot: Slot, held: Vec<Held>, on: Signed) -> Result<(), String> {
+pub(in crate::shard::peers) async fn take(
+    core: &Rc<Core>,
+    slot: Slot,
+    held: Vec<Held>,
+    on: Signed,
+) -> Result<(), String> {
     let Some(first) = held.first() else { return Ok(()) };
     if held.iter().any(|held| Slot::of(&held.row.path) != slot) {
         return Err("they are of another slot".to_owned());
