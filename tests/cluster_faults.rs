@@ -1,5 +1,5 @@
-//! Clusters of three and five nodes under load while nodes are killed, stopped and wiped and links are cut, delayed and broken:
-//! every answer is one that the contract allows, in an order that it allows, and the disks hold what was acknowledged.
+//! Clusters of three and five nodes under load while nodes are killed, stopped and wiped, links are cut, delayed and broken, and
+//! registries stand still, die and come back empty: every answer is one that the contract allows, in an order that it allows, and the disks hold what was acknowledged.
 //!
 //! Invariants: `support/cluster/invariants.rs`, `state.rs` and `replicas.rs`. `CLUSTER_ROUNDS` sets the number of rounds,
 //! `CLUSTER_SEED` what happens in them; both are printed. `CLUSTER_SETTLE` gives what is in doubt more seconds to be settled.
@@ -20,6 +20,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cluster::round::Round;
+use cluster::store::Kind;
 use cluster::workload::Load;
 use cluster::{Cluster, Op, Shape, from_env, nemesis, replicas};
 use support::{Random, skipped};
@@ -40,18 +41,22 @@ fn seed() -> u64 {
     from_env("CLUSTER_SEED", clock)
 }
 
-fn rounds(nodes: usize, count: u64) {
+fn rounds(shape: Shape, count: u64) {
+    let (nodes, registry) = (shape.nodes, shape.registry);
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let seed = seed();
-    println!("{nodes} nodes, {count} rounds, CLUSTER_SEED={seed}");
+    println!("{nodes} nodes, registry {registry:?}, {count} rounds, CLUSTER_SEED={seed}");
     let mut random = Random::new(seed.wrapping_add(nodes as u64));
-    let mut cluster = Cluster::start(Shape::of(nodes));
+    let mut cluster = Cluster::start(shape);
     let mut history: Vec<Op> = Vec::new();
     for number in 0..count {
         let may_lose = number % LOSE == LOSE - 1 && is_whole(&cluster, &history);
-        let plan = nemesis::plan(&mut random, nodes, may_lose);
+        let plan = match registry {
+            None => nemesis::plan(&mut random, nodes, may_lose),
+            Some(_) => nemesis::plan_with_registry(&mut random, nodes, may_lose),
+        };
         let load = Load { clients: 10, prefix: format!("faults/{number}/"), paths: 5, most: 700 };
-        let what = format!("{nodes} nodes, round {number}, CLUSTER_SEED={seed}");
+        let what = format!("{nodes} nodes, registry {registry:?}, round {number}, CLUSTER_SEED={seed}");
         println!("round {number}:");
         plan.iter().for_each(|step| println!("    {step}"));
         let seen = Round { load, plan, what }.run(&mut cluster, &mut random);
@@ -81,13 +86,27 @@ fn is_whole(cluster: &Cluster, history: &[Op]) -> bool {
     }
 }
 
+/// Rounds, unless `CLUSTER_ROUNDS` says otherwise.
+fn count() -> u64 {
+    from_env("CLUSTER_ROUNDS", 20)
+}
+
 #[test]
 fn three_nodes_keep_their_promises_whatever_breaks() {
-    let all = from_env("CLUSTER_ROUNDS", 20);
-    rounds(3, all - all / FIVE);
+    rounds(Shape::of(3), count() - count() / FIVE);
 }
 
 #[test]
 fn five_nodes_keep_their_promises_whatever_breaks() {
-    rounds(5, from_env("CLUSTER_ROUNDS", 20) / FIVE);
+    rounds(Shape::of(5), count() / FIVE);
+}
+
+#[test]
+fn a_cluster_keeps_its_promises_whatever_its_redis_does() {
+    rounds(Shape { registry: Some(Kind::Redis), ..Shape::of(3) }, count() / FIVE);
+}
+
+#[test]
+fn a_cluster_keeps_its_promises_whatever_its_etcd_does() {
+    rounds(Shape { registry: Some(Kind::Etcd), ..Shape::of(3) }, count() / FIVE);
 }

@@ -101,7 +101,8 @@ impl Cluster {
         if was_suspect == reachable {
             let name = self.topology().name(node);
             if reachable {
-                tracing::info!(node = name, "the node answers again");
+                // As loud as the bad news was.
+                tracing::warn!(node = name, "the node answers again");
                 self.syncing.look_at_all(node);
             } else {
                 tracing::warn!(node = name, "the node does not answer");

@@ -1,7 +1,8 @@
 //! Several nodes that form a cluster, a proxy on every directed link between them.
 //!
-//! Node `i` reaches node `j` through the proxy `i -> j`: its own configuration names that as the address of `j`. A cluster, its
-//! processes and its directory go with its handle.
+//! Node `i` reaches node `j` through the proxy `i -> j`: its own configuration names that as the address of `j`. With a registry
+//! it names no other address at all: nodes find each other by what they announce, and go past the proxies. A cluster, its
+//! processes, its registry and its directory go with its handle.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 use super::links::Links;
 use super::node::{Node, STOP_DEADLINE};
 use super::ports;
+use super::store::{Kind, Store};
 use super::support::{Connection, Request, Response, poll};
 
 /// Every node is ready within this after the last fault.
@@ -26,8 +28,8 @@ pub struct Shape {
     pub write_quorum: usize,
     /// Of each node.
     pub disks: usize,
-    /// The section `[registry]`, without its head.
-    pub registry: String,
+    /// Where nodes find each other; none: in their configuration.
+    pub registry: Option<Kind>,
     /// More lines for `[storage]`.
     pub storage: String,
 }
@@ -41,7 +43,7 @@ impl Shape {
             replicas,
             write_quorum: replicas / 2 + 1,
             disks: 1,
-            registry: "backend = \"embedded\"".to_owned(),
+            registry: None,
             storage: "cache = \"64MiB\"".to_owned(),
         }
     }
@@ -50,6 +52,7 @@ impl Shape {
 pub struct Cluster {
     pub shape: Shape,
     pub nodes: Vec<Node>,
+    pub registry: Option<Store>,
     links: Links,
     home: TempDir,
 }
@@ -77,10 +80,11 @@ impl Cluster {
             })
             .collect();
         let links = Links::between(&nodes.iter().map(|node| node.peer).collect::<Vec<_>>());
+        let registry = shape.registry.map(Store::start);
         for index in 0..nodes.len() {
-            nodes[index].config = config(&shape, &nodes, index, &links);
+            nodes[index].config = config(&shape, &nodes, index, &links, registry.as_ref());
         }
-        Self { shape, nodes, links, home }
+        Self { shape, nodes, registry, links, home }
     }
 
     pub fn len(&self) -> usize {
@@ -104,9 +108,11 @@ impl Cluster {
         self.nodes.iter_mut().filter(|node| !node.is_running()).for_each(Node::spawn);
     }
 
-    /// Ends every fault: links pass, stopped nodes go on, dead ones start again. Waits for nothing.
+    /// Ends every fault: links pass, stopped nodes go on, dead ones start again, as does the registry, which is the only one waited
+    /// for.
     pub fn heal(&mut self) {
         self.links.heal();
+        self.registry.iter_mut().for_each(Store::heal);
         self.nodes.iter_mut().for_each(Node::resume);
         self.spawn_all();
     }
@@ -177,8 +183,8 @@ impl Cluster {
     }
 }
 
-/// The configuration of node `me`: it sees the others through its own proxies.
-fn config(shape: &Shape, nodes: &[Node], me: usize, links: &Links) -> String {
+/// The configuration of node `me`: it sees the others through its own proxies, or by the registry.
+fn config(shape: &Shape, nodes: &[Node], me: usize, links: &Links, registry: Option<&Store>) -> String {
     let list = |disks: &[PathBuf]| {
         disks.iter().map(|disk| format!("{:?}", disk.display().to_string())).collect::<Vec<_>>().join(", ")
     };
@@ -197,14 +203,23 @@ fn config(shape: &Shape, nodes: &[Node], me: usize, links: &Links) -> String {
         shape.write_quorum,
     );
     for (index, node) in nodes.iter().enumerate() {
-        let peer = if index == me { node.peer } else { links.addr(me, index) };
-        text.push_str(&format!(
-            "[[cluster.nodes]]\nname = \"{}\"\npublic = \"{}\"\npeer = \"{peer}\"\ndisks = [{}]\n",
-            node.name,
-            node.public,
-            list(&node.disks),
-        ));
+        text.push_str(&format!("[[cluster.nodes]]\nname = \"{}\"\n", node.name));
+        if registry.is_none() {
+            let peer = if index == me { node.peer } else { links.addr(me, index) };
+            text.push_str(&format!(
+                "public = \"{}\"\npeer = \"{peer}\"\ndisks = [{}]\n",
+                node.public,
+                list(&node.disks),
+            ));
+        }
     }
-    text.push_str(&format!("[registry]\n{}\n", shape.registry));
+    match registry {
+        None => text.push_str("[registry]\nbackend = \"embedded\"\n"),
+        Some(store) => text.push_str(&format!(
+            "[registry]\nbackend = \"{}\"\nendpoints = [\"{}\"]\nlease = \"2s\"\n",
+            store.kind.name(),
+            store.url(),
+        )),
+    }
     text
 }

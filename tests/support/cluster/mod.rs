@@ -1,6 +1,7 @@
 //! A cluster of real nodes, what can be done to it, and the proof that it kept its promises all the same.
 //!
 //! - [`formation`] starts the nodes, kills, stops, wipes and restarts them; [`node`] is one of them, [`ports`] gives them ports.
+//! - [`store`] is the registry of those that have one.
 //! - [`links`] stands on every directed link between two nodes; [`relay`] is its thread.
 //! - [`nemesis`] breaks things in an order that a seed decides.
 //! - [`workload`] writes and reads meanwhile, [`client`] is one of its threads, [`history`] what they were told and when.
@@ -43,6 +44,8 @@ pub mod report;
 pub mod round;
 pub mod search;
 pub mod state;
+#[path = "../registry/store.rs"]
+pub mod store;
 pub mod workload;
 
 pub use formation::{Cluster, Shape};

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::formation::Cluster;
 use super::links::Mode;
+use super::store::Store;
 use super::support::Random;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +24,12 @@ pub enum Fault {
     Everywhere(Mode),
     /// Kills a node, takes its disk away, and starts it again.
     Lose(usize),
+    /// The registry stands still.
+    FreezeRegistry,
+    /// The registry dies, and comes back empty when everything is healed.
+    KillRegistry,
+    /// The registry dies, and comes back empty at once.
+    EmptyRegistry,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +51,33 @@ pub fn plan(random: &mut Random, nodes: usize, may_lose: bool) -> Vec<Step> {
             Step { fault, lasts, heals: random.below(2) == 0 }
         })
         .collect()
+}
+
+/// A plan for a cluster with a registry: that fails, and around it nodes are killed and stopped. There are no proxies on its links.
+pub fn plan_with_registry(random: &mut Random, nodes: usize, may_lose: bool) -> Vec<Step> {
+    let mut lost = !may_lose;
+    let mut plan = Vec::new();
+    for _ in 0..1 + random.below(3) {
+        let registry = match random.below(3) {
+            0 => Fault::FreezeRegistry,
+            1 => Fault::KillRegistry,
+            _ => Fault::EmptyRegistry,
+        };
+        let node = match random.below(5) {
+            0 if !lost => {
+                lost = true;
+                Fault::Lose(random.below(nodes as u64) as usize)
+            }
+            0 | 1 => Fault::Pause(some(random, nodes)),
+            _ => Fault::Kill(some(random, nodes)),
+        };
+        let both = if random.below(2) == 0 { [registry, node] } else { [node, registry] };
+        for fault in both {
+            let lasts = Duration::from_millis(100 + random.below(1900));
+            plan.push(Step { fault, lasts, heals: random.below(3) == 0 });
+        }
+    }
+    plan
 }
 
 fn fault(random: &mut Random, nodes: usize, lost: &mut bool) -> Fault {
@@ -118,6 +152,12 @@ impl Fault {
                 node.wipe();
                 node.spawn();
             }
+            Self::FreezeRegistry => cluster.registry.iter().for_each(Store::freeze),
+            Self::KillRegistry => cluster.registry.iter_mut().for_each(Store::kill),
+            Self::EmptyRegistry => cluster.registry.iter_mut().for_each(|store| {
+                store.kill();
+                store.start_empty();
+            }),
         }
     }
 }

@@ -170,11 +170,20 @@ impl Store {
 
     /// It stands still: its sockets stay open and nobody answers.
     pub fn freeze(&self) {
-        process::signal(self.child.as_ref().unwrap().id(), libc::SIGSTOP);
+        if let Some(child) = &self.child {
+            process::signal(child.id(), libc::SIGSTOP);
+        }
+    }
+
+    /// It goes on if it stood still, and starts, knowing nothing, if it was dead.
+    pub fn heal(&mut self) {
+        if self.child.is_some() { self.thaw() } else { self.start_empty() }
     }
 
     pub fn thaw(&self) {
-        process::signal(self.child.as_ref().unwrap().id(), libc::SIGCONT);
+        if let Some(child) = &self.child {
+            process::signal(child.id(), libc::SIGCONT);
+        }
     }
 
     pub fn kill(&mut self) {
