@@ -41,8 +41,12 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// Three nodes with a quarantine of so long.
 fn start(quarantine: &str) -> Cluster {
+    start_nodes(3, quarantine)
+}
+
+fn start_nodes(nodes: usize, quarantine: &str) -> Cluster {
     let storage = format!("cache = \"64MiB\"\n[scrub]\nquarantine = \"{quarantine}\"");
-    Cluster::start(Shape { storage, ..Shape::of(3) })
+    Cluster::start(Shape { storage, ..Shape::of(nodes) })
 }
 
 fn put(cluster: &Cluster, path: &str, body: &[u8]) {
@@ -202,6 +206,15 @@ fn bits_flip_and_files_vanish_on_all_nodes_and_nobody_notices() {
         drop(stop);
         readers.into_iter().for_each(|reader| reader.join().expect("a reader"));
     });
+    // Files that were open are read no more.
+    for node in 0..3 {
+        let rescues = || metric(&metrics(&cluster, node), "amberblob_read_repairs_total");
+        let before = rescues();
+        for (path, body) in &blobs {
+            assert!(local(&cluster, node, path).expect_status(200).body == *body, "{path} of {node}");
+        }
+        assert_eq!(rescues(), before, "node {node} reads a file that was replaced");
+    }
     let (mut repaired, mut rescued) = (0, 0);
     for node in 0..3 {
         let files = chunks_of(&cluster, node);
@@ -255,11 +268,39 @@ fn a_read_over_damage_goes_on_with_another_replicas_bytes() {
     // And the chunk is repaired behind it, without anybody's asking.
     wait_until(DEADLINE, "the repair", || fs::read(&file).is_ok_and(|now| now == body));
     wait_until(DEADLINE, "its end", || metric(&metrics(&cluster, 1), "amberblob_damaged_chunks") == 0);
+    assert!(cluster.nodes[1].terminate().success());
     fs::remove_file(&file).unwrap();
-    wait_until(DEADLINE, "a read of the file that is gone", || {
-        assert!(local(&cluster, 1, "file").expect_status(200).body == body);
-        file.exists()
-    });
+    cluster.heal();
+    cluster.wait_ready(READY_DEADLINE);
+    assert!(local(&cluster, 1, "file").expect_status(200).body == body, "read of a file that is gone");
+    wait_until(DEADLINE, "the file to come back", || fs::read(&file).is_ok_and(|now| now == body));
+}
+
+#[test]
+fn a_read_that_is_passed_on_to_damaged_replicas_goes_on_too() {
+    let _alone = alone();
+    let mut cluster = start_nodes(4, "7d");
+    let body = bytes(9, 12 << 20);
+    put(&cluster, "file", &body);
+    let replicas = |cluster: &Cluster| -> Vec<usize> {
+        (0..4).filter(|node| !chunks_of(cluster, *node).is_empty()).collect()
+    };
+    wait_until(DEADLINE, "three replicas", || replicas(&cluster).len() == 3);
+    let replicas = replicas(&cluster);
+    let other = (0..4).find(|node| !replicas.contains(node)).unwrap();
+    for (at, node) in replicas.iter().enumerate() {
+        assert!(cluster.nodes[*node].terminate().success());
+        let (_, file) = chunks_of(&cluster, *node).into_values().next().unwrap();
+        flip(&file, 100 + at as u64 * GRANULE);
+        flip(&file, (9 << 20) + at as u64 * GRANULE);
+    }
+    cluster.heal();
+    cluster.wait_ready(READY_DEADLINE);
+    let answer = cluster.send(other, &Request::new("GET", &object("file"))).expect_status(200);
+    assert!(answer.body == body);
+    let rescued: u64 =
+        replicas.iter().map(|node| metric(&metrics(&cluster, *node), "amberblob_read_repairs_total")).sum();
+    assert!(rescued >= 2, "{rescued}");
 }
 
 #[test]

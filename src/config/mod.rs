@@ -199,7 +199,8 @@ impl Sections {
         }
         if self.scrub.interval.is_zero() {
             return Err(
-                "scrub.interval is 0: it is the time for one pass over all chunks, like \"30d\"".to_owned()
+                "scrub.interval is 0: it is the time for one pass and the pause after it, like \"30d\""
+                    .to_owned(),
             );
         }
         if self.storage.disks.is_empty() {

@@ -41,8 +41,9 @@ fn every_key_has_a_default_and_can_be_overridden() {
     assert_eq!(config.listen.public.to_string(), "127.0.0.1:8080");
     assert_eq!(config.storage.cache, CacheSize::Percent(25));
     assert_eq!(config.network.send, Mode::Auto);
+    assert_eq!((config.scrub.interval, config.scrub.rate), (Duration::from_hours(720), 100 << 20));
     let config = load(
-        "[storage]\ntombstone_grace = \"2d\"\ncache = \"2GiB\"\nio = \"buffered\"",
+        "[scrub]\nrate = \"1GiB\"\nquarantine = \"0s\"\n[storage]\ntombstone_grace = \"2d\"\ncache = \"2GiB\"\nio = \"buffered\"",
         &[
             ("AMBERBLOB_STORAGE__CACHE", "64MiB"),
             ("AMBERBLOB_STORAGE__KEEP_VERSIONS", "3"),
@@ -56,6 +57,7 @@ fn every_key_has_a_default_and_can_be_overridden() {
     assert_eq!(config.network.send, Mode::ZeroCopy);
     assert_eq!(config.storage.tombstone_grace, Duration::from_hours(48));
     assert_eq!(config.storage.io, Io::Buffered);
+    assert_eq!((config.scrub.rate, config.scrub.quarantine), (1 << 30, Duration::ZERO));
 }
 
 #[test]
@@ -70,6 +72,9 @@ fn mistakes_are_named() {
         ("[storage]\nsend = \"copy\"", "there is no key 'storage.send'"),
         ("[storage]\ntombstone_grace = \"soon\"", "'soon' is no duration"),
         ("[storage]\ndisks = []", "name at least one"),
+        ("[scrub]\nrate = \"25%\"", "'25%' is no rate"),
+        ("[scrub]\nrate = \"1KiB\"", "at least 64KiB"),
+        ("[scrub]\ninterval = \"0s\"", "the time for one pass and"),
         ("[registry]\nbackend = \"zookeeper\"", "it can be \"embedded\", \"redis\" or \"etcd\""),
         ("[registry]\nbackend = \"redis\"\nendpoints = []", "registry.endpoints is empty"),
         ("[registry]\nbackend = \"etcd\"\nendpoints = [\"10.0.0.1\"]", "like \"http://"),
