@@ -91,7 +91,7 @@ impl Admin {
             ended = timeout(OPERATION_TIME, self.operations.run(operation)) => {
                 let late = || Err(Error::new(Code::Internal, "it goes on, and takes too long to be waited for"));
                 let page = ended.unwrap_or_else(|_| late())
-                    .map_or_else(|error| error_page(&error), |report| json_page(200, &report));
+                    .map_or_else(|error| error_page(&error), |report| json_page(status_of(&report), &report));
                 finish(stream, page).await;
                 // A client that has the answer goes; one that does not is left.
                 let _ = timeout(HEAD_TIME, gone).await;
@@ -105,7 +105,7 @@ impl Admin {
         let Target::Origin { path, .. } = &head.target else {
             return error_page(&Error::new(Code::BadRequest, "name a page"));
         };
-        if path == "/sync" || path.starts_with("/archive/") || path.starts_with("/restore/") {
+        if path.starts_with("/archive/") || path.starts_with("/restore/") {
             return error_page(&Error::new(Code::NotImplemented, "this release has no such operation"));
         }
         if Operation::at(path).is_some() {
@@ -124,7 +124,7 @@ impl Admin {
                 Some(slot) => json_page(200, &self.overview.slot(slot)),
                 None => error_page(&Error::new(
                     Code::BlobNotFound,
-                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, and POST /scrub",
+                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, POST /scrub and POST /sync",
                 )),
             },
         };
@@ -165,6 +165,12 @@ impl Admin {
             json_page(503, &json!({ "ready": false, "reasons": troubles }))
         }
     }
+}
+
+/// A report says when it is no success because somebody did not answer.
+fn status_of(report: &serde_json::Value) -> u16 {
+    let silent = report.get("silent").and_then(serde_json::Value::as_array);
+    if silent.is_some_and(|silent| !silent.is_empty()) { Code::QuorumUnavailable.status() } else { 200 }
 }
 
 fn json_page(status: u16, value: &serde_json::Value) -> Page {

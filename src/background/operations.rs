@@ -1,7 +1,9 @@
-//! What operators ask a node to do now: `POST /scrub`.
+//! What operators ask a node to do now: `POST /scrub`, `POST /sync`.
 //!
 //! One operation of a kind runs at a time; who asks for one that is running waits for that one. It goes on when those
 //! who asked have gone, and ends with the node.
+
+mod sync;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -18,6 +20,8 @@ use crate::shard::node::Node;
 pub(super) enum Operation {
     /// Every chunk is read and compared with its hash.
     Scrub,
+    /// All replicas are compared with those of the other nodes, and what is lacking is fetched.
+    Sync,
 }
 
 /// What came of one; none yet while it runs.
@@ -34,14 +38,15 @@ impl Operation {
     pub(super) fn at(path: &str) -> Option<Self> {
         match path {
             "/scrub" => Some(Self::Scrub),
+            "/sync" => Some(Self::Sync),
             _ => None,
         }
     }
 
-    #[expect(clippy::unused_async, reason = "what it does takes time")]
-    async fn run(self, _node: Arc<Node>) -> Result<Value> {
+    async fn run(self, node: Arc<Node>) -> Result<Value> {
         match self {
             Self::Scrub => Err(Error::new(Code::NotImplemented, "this release has no scrub")),
+            Self::Sync => sync::run(&node).await,
         }
     }
 }
