@@ -25,6 +25,9 @@ enum Command {
     Serve(Serve),
     /// Have a node read all its chunks at once, compare them with their hashes and repair what is damaged; 1 if damage remains
     Scrub(Ask),
+    /// Have a node compare its replicas with those of all other nodes and fetch what it lacks; 1 if a node did not answer or
+    /// something is still lacking
+    Sync(Ask),
 }
 
 /// Of what a node is asked to do.
@@ -65,6 +68,7 @@ pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(options) => serve(options),
         Command::Scrub(options) => ask(Operation::Scrub, &options),
+        Command::Sync(options) => ask(Operation::Sync, &options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

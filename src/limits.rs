@@ -95,6 +95,8 @@ pub const SYNC_TIME: Duration = Duration::from_secs(30);
 pub const SYNC_AGAIN: Duration = Duration::from_secs(1);
 /// Shortest interval at which replicas that did not differ are compared.
 pub const SYNC_INTERVAL_MIN: Duration = Duration::from_millis(100);
+/// Times that `POST /sync` looks at a node in which there is always something new.
+pub const SYNC_LOOKS: usize = 8;
 /// Time without any progress after which `POST /sync` says what is still lacking.
 pub const SYNC_PATIENCE: Duration = Duration::from_secs(30);
 /// How long data waits for its vote.

@@ -55,7 +55,7 @@ pub(super) async fn serve(
     scrubber: Rc<Scrubber>,
 ) {
     let metrics = node.metrics.registry();
-    let operations = Operations::new(scrubber);
+    let operations = Operations::new(Arc::clone(&node), scrubber);
     let admin = Rc::new(Admin { node, overview, operations, metrics });
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
@@ -97,7 +97,7 @@ impl Admin {
             ended = timeout(OPERATION_TIME, self.operations.run(operation)) => {
                 let late = || Err(Error::new(Code::Internal, "it goes on, and takes too long to be waited for"));
                 let page = ended.unwrap_or_else(|_| late())
-                    .map_or_else(|error| error_page(&error), |report| json_page(200, &report));
+                    .map_or_else(|error| error_page(&error), |report| json_page(status_of(&report), &report));
                 finish(stream, page).await;
                 // A client that has the answer goes; one that does not is left.
                 let _ = timeout(HEAD_TIME, gone).await;
@@ -111,7 +111,7 @@ impl Admin {
         let Target::Origin { path, .. } = &head.target else {
             return error_page(&Error::new(Code::BadRequest, "name a page"));
         };
-        if path == "/sync" || path.starts_with("/archive/") || path.starts_with("/restore/") {
+        if path.starts_with("/archive/") || path.starts_with("/restore/") {
             return error_page(&Error::new(Code::NotImplemented, "this release has no such operation"));
         }
         if Operation::at(path).is_some() {
@@ -130,7 +130,7 @@ impl Admin {
                 Some(slot) => json_page(200, &self.overview.slot(slot)),
                 None => error_page(&Error::new(
                     Code::BlobNotFound,
-                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, and POST /scrub",
+                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, POST /scrub and POST /sync",
                 )),
             },
         };
@@ -179,6 +179,12 @@ impl Admin {
         }
         json_page(status, &page)
     }
+}
+
+/// A report says when it is no success because somebody did not answer.
+fn status_of(report: &serde_json::Value) -> u16 {
+    let silent = report.get("silent").and_then(serde_json::Value::as_array);
+    if silent.is_some_and(|silent| !silent.is_empty()) { Code::QuorumUnavailable.status() } else { 200 }
 }
 
 fn json_page(status: u16, value: &serde_json::Value) -> Page {

@@ -1,23 +1,29 @@
-//! What operators ask a node to do now: `POST /scrub`.
+//! What operators ask a node to do now: `POST /scrub`, `POST /sync`.
 //!
 //! One operation of a kind runs at a time; who asks for one that is running waits for that one. It goes on when those
 //! who asked have gone, and ends with the node.
 
+mod sync;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
 use super::scrub::Scrubber;
 use crate::base::error::{Code, Error, Result};
+use crate::shard::node::Node;
 
 /// One that can be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Operation {
     /// Every chunk is read and compared with its hash.
     Scrub,
+    /// All replicas are compared with those of the other nodes, and what is lacking is fetched.
+    Sync,
 }
 
 /// What came of one; none yet while it runs.
@@ -25,6 +31,7 @@ type Outcome = Option<Result<Value>>;
 
 /// Those that run.
 pub(super) struct Operations {
+    node: Arc<Node>,
     scrubber: Rc<Scrubber>,
     running: RefCell<HashMap<Operation, watch::Receiver<Outcome>>>,
 }
@@ -34,20 +41,22 @@ impl Operation {
     pub(super) fn at(path: &str) -> Option<Self> {
         match path {
             "/scrub" => Some(Self::Scrub),
+            "/sync" => Some(Self::Sync),
             _ => None,
         }
     }
 
-    async fn run(self, scrubber: Rc<Scrubber>) -> Result<Value> {
+    async fn run(self, node: Arc<Node>, scrubber: Rc<Scrubber>) -> Result<Value> {
         match self {
             Self::Scrub => scrubber.now().await,
+            Self::Sync => sync::run(&node).await,
         }
     }
 }
 
 impl Operations {
-    pub(super) fn new(scrubber: Rc<Scrubber>) -> Self {
-        Self { scrubber, running: RefCell::default() }
+    pub(super) fn new(node: Arc<Node>, scrubber: Rc<Scrubber>) -> Self {
+        Self { node, scrubber, running: RefCell::default() }
     }
 
     /// Does it, or waits for one that is being done.
@@ -70,9 +79,9 @@ impl Operations {
             return joined.clone();
         }
         let (tell, outcome) = watch::channel(None);
-        let scrubber = Rc::clone(&self.scrubber);
+        let (node, scrubber) = (Arc::clone(&self.node), Rc::clone(&self.scrubber));
         tokio_uring::spawn(async move {
-            let ended = operation.run(scrubber).await;
+            let ended = operation.run(node, scrubber).await;
             // Whoever asked may have gone.
             let _ = tell.send(Some(ended));
         });

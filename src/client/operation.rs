@@ -11,6 +11,8 @@ use super::http::{self, Answer};
 pub enum Operation {
     /// Read every chunk, compare it with its hash, and repair what is damaged.
     Scrub,
+    /// Compare all replicas with those of the other nodes, and fetch what is lacking.
+    Sync,
 }
 
 /// What came of it.
@@ -28,12 +30,14 @@ impl Operation {
     const fn name(self) -> &'static str {
         match self {
             Self::Scrub => "scrub",
+            Self::Sync => "sync",
         }
     }
 
     fn describe(self, report: &Value) -> String {
         match self {
             Self::Scrub => scrubbed(report),
+            Self::Sync => synced(report),
         }
     }
 }
@@ -54,12 +58,47 @@ pub fn ask(operation: Operation, admin: &str) -> Result<Report, String> {
                  admin listener with --admin URL or AMBERBLOB_ADMIN"
             )
         })?;
-    if !status.is_success() {
+    // A report that is no success is still one.
+    if !status.is_success() && body.get("good").is_none() {
         let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("see the node's log");
         return Err(format!("{name}: the node at {admin} refuses ({status}): {message}"));
     }
     let good = body.get("good").and_then(Value::as_bool).unwrap_or(false);
     Ok(Report { line: format!("{name}: {}", operation.describe(&body)), json: body, good })
+}
+
+fn synced(report: &Value) -> String {
+    let number = |name: &str| report.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let names = |name: &str| {
+        let names = report.get(name).and_then(Value::as_array).into_iter().flatten();
+        names.filter_map(Value::as_str).collect::<Vec<_>>().join(", ")
+    };
+    let mut line = format!(
+        "compared with {}; {} slots differed; {} versions, {} tombstones taken over, {} bytes fetched",
+        Some(names("compared"))
+            .filter(|names| !names.is_empty())
+            .unwrap_or_else(|| "no other node".to_owned()),
+        number("differed"),
+        number("versions"),
+        number("tombstones"),
+        number("bytes"),
+    );
+    let silent = names("silent");
+    if !silent.is_empty() {
+        // Writing to a String cannot fail.
+        let _ = write!(line, "; no answer from {silent}: start them, and ask again");
+    }
+    if number("lacking") > 0 {
+        let _ = write!(
+            line,
+            "; {} versions still lack their chunks: no node that answers has them",
+            number("lacking")
+        );
+    }
+    if number("unsure") > 0 {
+        let _ = write!(line, "; {} slots could not be compared: see /readyz of the nodes", number("unsure"));
+    }
+    line
 }
 
 fn scrubbed(report: &Value) -> String {

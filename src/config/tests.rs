@@ -42,18 +42,30 @@ fn every_key_has_a_default_and_can_be_overridden() {
     assert_eq!(config.storage.cache, CacheSize::Percent(25));
     assert_eq!(config.network.send, Mode::Auto);
     assert_eq!((config.scrub.interval, config.scrub.rate), (Duration::from_hours(720), 100 << 20));
+    assert_eq!((config.sync.interval, config.sync.rate), (Duration::from_mins(1), 0));
     let config = load(
-        "[scrub]\nrate = \"1GiB\"\nquarantine = \"0s\"\n[storage]\ntombstone_grace = \"2d\"\ncache = \"2GiB\"\nio = \"buffered\"",
+        "[sync]
+interval = \"5s\"
+rate = \"100MiB\"
+[scrub]
+rate = \"1GiB\"
+quarantine = \"0s\"
+[storage]
+tombstone_grace = \"2d\"
+cache = \"2GiB\"
+io = \"buffered\"",
         &[
             ("AMBERBLOB_STORAGE__CACHE", "64MiB"),
             ("AMBERBLOB_STORAGE__KEEP_VERSIONS", "3"),
             ("AMBERBLOB_NETWORK__SEND", "zerocopy"),
+            ("AMBERBLOB_SYNC__INTERVAL", "5m"),
             ("AMBERBLOB_SERVER", "x"),
         ],
     )
     .unwrap();
     assert_eq!(config.storage.cache, CacheSize::Bytes(64 << 20));
     assert_eq!(config.storage.keep_versions, 3);
+    assert_eq!((config.sync.interval, config.sync.rate), (Duration::from_mins(5), 100 << 20));
     assert_eq!(config.network.send, Mode::ZeroCopy);
     assert_eq!(config.storage.tombstone_grace, Duration::from_hours(48));
     assert_eq!(config.storage.io, Io::Buffered);
@@ -89,6 +101,9 @@ fn mistakes_are_named() {
         ("[[cluster.nodes]]\npublic = \"127.0.0.1:1\"", "node 1 has no name"),
         ("[[cluster.nodes]]\nname = \"a/b\"", "a name has 1 to 64"),
         ("current_node = 1", "in quotes"),
+        ("[sync]\nintervall = \"1m\"", "did you mean 'sync.interval'"),
+        ("[sync]\ninterval = \"1ms\"", "at most every 100ms"),
+        ("[sync]\nrate = \"25%\"", "'25%' is no size: write it like \"100MiB\", or \"0\""),
         ("[archive]\nbucket = \"b\"", "no archive"),
         ("[[cluster.nodes]]\nnam = \"a\"", "did you mean 'cluster.nodes.name'"),
         ("listen = 3", "listen"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 use super::formation::Cluster;
+use super::node::Node;
 use super::replicas;
 use super::support::poll;
 
@@ -40,9 +41,9 @@ fn of_node(disks: &[PathBuf]) -> Result<Rows, String> {
     Ok(all)
 }
 
-/// What differs between the nodes of a cluster in which every node has every slot; nothing when they are equal.
-pub fn difference(cluster: &Cluster) -> Option<String> {
-    let all: Result<Vec<Rows>, String> = cluster.nodes.iter().map(|node| of_node(&node.disks)).collect();
+/// What differs between these nodes of a cluster in which every node has every slot; nothing when they are equal.
+pub fn difference(nodes: &[Node]) -> Option<String> {
+    let all: Result<Vec<Rows>, String> = nodes.iter().map(|node| of_node(&node.disks)).collect();
     let all = match all {
         Ok(all) => all,
         Err(error) => return Some(error),
@@ -51,7 +52,7 @@ pub fn difference(cluster: &Cluster) -> Option<String> {
         for (key, row) in rows {
             // One that lacks its chunks says so at its end.
             if !row.ends_with("Integer(0)") {
-                return Some(format!("{key:?} lacks its chunks on node {}", node + 1));
+                return Some(format!("{key:?} lacks its chunks on {}", nodes[node].name));
             }
             if let Some((other, _)) = all.iter().enumerate().find(|(_, other)| other.get(key) != Some(row)) {
                 let theirs = all[other].get(key);
@@ -71,7 +72,7 @@ pub fn difference(cluster: &Cluster) -> Option<String> {
 pub fn wait_equal(cluster: &Cluster, within: Duration) -> usize {
     let mut last = None;
     let equal = poll(within, || {
-        last = difference(cluster);
+        last = difference(&cluster.nodes);
         last.is_none().then_some(())
     });
     assert!(equal.is_some(), "not equal after {within:?}: {}", last.unwrap_or_default());

@@ -8,7 +8,8 @@
 //! - [`invariants`] need no search; [`problem`], [`state`] and [`search`] decide whether a history can be explained by operations
 //!   that happened one after the other, and [`report`] shows the one that cannot.
 //! - [`round`] is all of this once, from load to judgement.
-//! - [`equal`] holds them against each other; [`replicas`] holds the disks of all nodes against what was acknowledged; [`ending`] reads everything back before that.
+//! - [`replicas`] holds the disks of all nodes against what was acknowledged, [`equal`] against each other; [`ending`] reads
+//!   everything back before that.
 #![allow(
     dead_code,
     unused_imports,

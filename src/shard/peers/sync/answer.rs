@@ -74,6 +74,9 @@ async fn try_answer(
             }
             let held = core.node.readers.of_blobs(slot, blobs).await;
             let held = held.map_err(|error| error.message.into_owned())?;
+            if core.node.slots.is_recovering(slot) {
+                return Err("this replica is recovering".to_owned());
+            }
             // After they were read: what is handed on as this disk's is on it.
             let me = cluster.topology().me();
             let members = cluster.roster.members(slot);

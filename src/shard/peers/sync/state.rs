@@ -50,6 +50,16 @@ impl Looked {
     pub fn is_even(&self) -> bool {
         self.silent.is_none() && self.differed == 0 && self.unsure == 0
     }
+
+    /// Takes in what the next look came to: how things stand now, and what was found in all.
+    pub fn add(&mut self, next: &Self) {
+        let before = self.found;
+        let differed = self.differed.max(next.differed);
+        *self = Self { differed, ..next.clone() };
+        self.found.versions += before.versions;
+        self.found.tombstones += before.tombstones;
+        self.found.contradictions += before.contradictions;
+    }
 }
 
 /// A slot to be pulled.
