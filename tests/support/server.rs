@@ -34,6 +34,17 @@ pub struct Builder {
     /// Whether listeners and disks are what the configuration says, not this test's own.
     as_configured: bool,
     wait_ready: bool,
+    prepare: Option<Prepare>,
+}
+
+/// What is done to the command before it is started.
+#[derive(Clone)]
+struct Prepare(Arc<dyn Fn(&mut Command) + Send + Sync>);
+
+impl std::fmt::Debug for Prepare {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Prepare")
+    }
 }
 
 impl Builder {
@@ -80,6 +91,12 @@ impl Builder {
     /// Whether starting waits until `/readyz` says 200 (it does unless told otherwise), or only until it answers at all.
     pub fn wait_ready(mut self, wait: bool) -> Self {
         self.wait_ready = wait;
+        self
+    }
+
+    /// Changes the command itself.
+    pub fn prepared(mut self, prepare: impl Fn(&mut Command) + Send + Sync + 'static) -> Self {
+        self.prepare = Some(Prepare(Arc::new(prepare)));
         self
     }
 
@@ -213,6 +230,9 @@ fn command(builder: &Builder, home: &TempDir, stderr: File) -> Command {
     command.args(&builder.args);
     command.envs(builder.envs.iter().map(|(key, value)| (key, value)));
     command.current_dir(home.path()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(stderr);
+    if let Some(prepare) = &builder.prepare {
+        (prepare.0)(&mut command);
+    }
     command
 }
 
@@ -275,6 +295,7 @@ impl Server {
             data: Vec::new(),
             as_configured: false,
             wait_ready: true,
+            prepare: None,
         }
     }
 

@@ -69,6 +69,11 @@ impl Cluster {
 
     /// Configured, and not started.
     pub fn prepare(shape: Shape) -> Self {
+        Self::prepare_on(shape, None)
+    }
+
+    /// As [`Self::prepare`], the nodes on these disks instead of ones of their own.
+    pub fn prepare_on(shape: Shape, disks: Option<&[Vec<PathBuf>]>) -> Self {
         let home =
             tempfile::Builder::new().prefix("amberblob-cluster-").tempdir().expect("a temporary directory");
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -76,7 +81,12 @@ impl Cluster {
             .map(|index| {
                 let name = format!("node-{}", index + 1);
                 let addrs = [ports::free(), ports::free(), ports::free()];
-                Node::new(name.clone(), home.path().join(name), shape.disks, addrs, index % cpus)
+                let mut node =
+                    Node::new(name.clone(), home.path().join(name), shape.disks, addrs, index % cpus);
+                if let Some(disks) = disks {
+                    node.disks.clone_from(&disks[index]);
+                }
+                node
             })
             .collect();
         let links = Links::between(&nodes.iter().map(|node| node.peer).collect::<Vec<_>>());
@@ -192,7 +202,7 @@ fn config(shape: &Shape, nodes: &[Node], me: usize, links: &Links, registry: Opt
     let mut text = format!(
         "current_node = \"{}\"\n[listen]\npublic = \"{}\"\nadmin = \"{}\"\npeer = \"{}\"\n\
          [storage]\ndisks = [{}]\n{}\n\
-         [cluster]\nname = \"test\"\nreplicas = {}\nwrite_quorum = {}\n",
+         [cluster]\nname = \"test\"\nreplicas = {}\nwrite_quorum = {}\nunsafe_quorum = {}\n",
         own.name,
         own.public,
         own.admin,
@@ -201,6 +211,7 @@ fn config(shape: &Shape, nodes: &[Node], me: usize, links: &Links, registry: Opt
         shape.storage,
         shape.replicas,
         shape.write_quorum,
+        shape.write_quorum <= shape.replicas / 2,
     );
     for (index, node) in nodes.iter().enumerate() {
         text.push_str(&format!("[[cluster.nodes]]\nname = \"{}\"\n", node.name));

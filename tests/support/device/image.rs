@@ -4,9 +4,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 pub const PAGE: usize = 4096;
+
+/// All pages of zeroes are this one.
+static ZEROES: LazyLock<Arc<[u8; PAGE]>> = LazyLock::new(|| Arc::new([0; PAGE]));
 
 /// Bytes for a place on a device, cut at pages so that images and logs share them.
 #[derive(Debug, Clone)]
@@ -46,6 +49,7 @@ pub fn pieces(offset: u64, data: &[u8]) -> Vec<Piece> {
         let len = (PAGE - at as usize % PAGE).min(data.len() - done);
         let part = &data[done..done + len];
         let bytes = match <&[u8; PAGE]>::try_from(part) {
+            Ok([0, .., 0]) if part.iter().all(|byte| *byte == 0) => Bytes::Page(Arc::clone(&ZEROES)),
             Ok(page) => Bytes::Page(Arc::new(*page)),
             Err(_) => Bytes::Part(part.to_vec()),
         };
@@ -55,14 +59,13 @@ pub fn pieces(offset: u64, data: &[u8]) -> Vec<Piece> {
     pieces
 }
 
-/// As many zeroes, in one page of memory.
+/// As many zeroes.
 pub fn zeroes(offset: u64, len: u64) -> Vec<Piece> {
-    let page = Arc::new([0; PAGE]);
     let (mut at, end) = (offset, offset + len);
     let mut pieces = Vec::new();
     while at < end {
         let len = (PAGE - at as usize % PAGE).min((end - at) as usize);
-        let bytes = if len == PAGE { Bytes::Page(Arc::clone(&page)) } else { Bytes::Part(vec![0; len]) };
+        let bytes = if len == PAGE { Bytes::Page(Arc::clone(&ZEROES)) } else { Bytes::Part(vec![0; len]) };
         pieces.push(Piece { offset: at, bytes });
         at += len as u64;
     }
