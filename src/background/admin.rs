@@ -133,6 +133,7 @@ impl Admin {
             node.metrics.busy.get_or_create(&label).set(node.placement.busy(core).cast_signed() as i64);
         }
         self.overview.count(&node.metrics);
+        super::disks::count(node);
         node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
         node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);
         match encode(&mut body, &self.metrics) {
@@ -148,7 +149,10 @@ impl Admin {
         let mut troubles = self.node.troubles();
         troubles.extend(self.overview.troubles());
         if troubles.is_empty() {
-            json_page(200, &json!({ "ready": true }))
+            match self.node.notices() {
+                notices if notices.is_empty() => json_page(200, &json!({ "ready": true })),
+                notices => json_page(200, &json!({ "ready": true, "notices": notices })),
+            }
         } else {
             json_page(503, &json!({ "ready": false, "reasons": troubles }))
         }

@@ -1,6 +1,7 @@
 //! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper and the registry.
 
 mod admin;
+mod disks;
 mod health;
 mod overview;
 mod sweeper;
@@ -40,7 +41,7 @@ pub fn start(
         tokio_uring::start(async move {
             let overview = Overview::new(Arc::clone(&node), name, public, member.as_ref());
             tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview));
-            tokio_uring::spawn(sweeper::watch_space(Arc::clone(&node)));
+            disks::watch(&node);
             tokio_uring::spawn(sweeper::run(Arc::clone(&node)));
             let (leave, leaving) = oneshot::channel();
             let membership = member.map(|member| {

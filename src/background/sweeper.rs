@@ -19,26 +19,10 @@ use crate::base::slot::Slot;
 use crate::chunk::{incoming, layout, sweep};
 use crate::io::ballast::Ballast;
 use crate::io::steps;
-use crate::limits::{CHECK_RETRY, DROP_BATCH, ORPHAN_INTERVAL, SPACE_INTERVAL, SWEEP_TICK, VERIFY_PAUSE};
+use crate::limits::{CHECK_RETRY, DROP_BATCH, ORPHAN_INTERVAL, SWEEP_TICK, VERIFY_PAUSE};
 use crate::meta::reader;
 use crate::meta::slots::State;
 use crate::shard::node::Node;
-
-/// Looks at the free space of the disks for as long as the node runs.
-pub(super) async fn watch_space(node: Arc<Node>) {
-    loop {
-        for disk in &node.disks {
-            let disk = Arc::clone(disk);
-            if let Err(error) = blocking(move || disk.look()).await {
-                tracing::warn!(%error, "cannot look at the free space of a disk");
-            }
-        }
-        if node.slots_checked() {
-            node.indexes.retry();
-        }
-        sleep(SPACE_INTERVAL).await;
-    }
-}
 
 /// Reads every database once after the start; damage takes its slot out of service.
 async fn verify(node: Arc<Node>) {

@@ -12,6 +12,9 @@ use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Part, Parts};
 use crate::limits::PARTS_PER_CHUNK;
 
+/// What row numbers grow by from one database of a slot to the next, at least.
+const ROWS_PER_SECOND: i64 = 128;
+
 /// The columns that [`record`] reads, and the rest of the question.
 macro_rules! select_record {
     ($rest:literal) => {
@@ -233,6 +236,14 @@ fn changed_since(db: &Connection, seq: u64) -> Result<Vec<String>> {
 /// Rows of uploads that never came to a commit.
 pub(super) fn staged(db: &Connection) -> Result<Vec<Row>> {
     db.prepare_cached("SELECT pk FROM uploads")?.query_map([], |row| row.get(0).map(Row))?.collect()
+}
+
+/// Has the row numbers of an empty database begin where none was given by the one whose place it takes: whoever still has one of
+/// those finds nothing under it, instead of another blob. `given`: the highest that is known.
+pub(super) fn begin_rows(db: &Connection, given: i64) -> Result<()> {
+    // No slot gets more than a hundred versions a second for long; 39 bits are enough for a century.
+    let by_time = Timestamp::now().seconds().saturating_mul(ROWS_PER_SECOND);
+    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('blobs', ?1)", [by_time.max(given)]).map(drop)
 }
 
 /// A row number that no version and no upload has had.

@@ -194,7 +194,8 @@ struct Reader {
     slots: Arc<Slots>,
     roster: Option<Arc<Roster>>,
     ballast: Arc<Vec<Ballast>>,
-    databases: Databases,
+    /// With the incarnation of the slot that each belongs to.
+    databases: Databases<(u32, Connection)>,
 }
 
 impl Reader {
@@ -274,9 +275,15 @@ impl Reader {
     }
 
     /// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
-    fn open(&mut self, slot: Slot) -> rusqlite::Result<&Connection> {
+    fn open(&mut self, slot: Slot, incarnation: u32) -> rusqlite::Result<&Connection> {
         let (slots, ballast) = (&self.slots, &self.ballast[self.slots.disk(slot)]);
-        self.databases.get(slot, || ballast.lend(|| schema::open_reader(slots.dir(slot))))
+        if self.databases.peek(slot).is_some_and(|(of, _)| *of != incarnation) {
+            self.databases.close(slot);
+        }
+        let opened = self
+            .databases
+            .get(slot, || Ok((incarnation, ballast.lend(|| schema::open_reader(slots.dir(slot)))?)));
+        opened.map(|(_, db)| db)
     }
 
     /// Answers by the slot's database; an unborn slot has none.
@@ -286,9 +293,10 @@ impl Reader {
         reply: Reply<T>,
         answer: impl FnOnce(Option<&Connection>) -> std::result::Result<T, Failure>,
     ) {
+        let incarnation = self.slots.incarnation(slot);
         let result = match self.slots.state(slot) {
             State::Unborn => answer(None),
-            _ => match self.open(slot) {
+            _ => match self.open(slot, incarnation) {
                 Ok(db) => answer(Some(db)),
                 Err(error) => Err(error.into()),
             },
@@ -297,6 +305,11 @@ impl Reader {
             Failure::Refused(error) => error,
             Failure::Sql(error) => {
                 self.databases.close(slot);
+                if self.slots.incarnation(slot) != incarnation {
+                    // What is wrong with the one before is known.
+                    let message = format!("slot {slot} has another database now: try again");
+                    return Error::new(Code::SlotUnavailable, message);
+                }
                 refusal(&self.slots, slot, &error)
             }
         });

@@ -1,5 +1,7 @@
 //! The catalogue of metrics: every name, unit and help text in one list. Prometheus text format.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -20,6 +22,13 @@ pub struct RequestLabels {
 pub struct CoreLabels {
     /// Its number.
     pub core: usize,
+}
+
+/// Labels of what belongs to a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DiskLabels {
+    /// Its directory.
+    pub disk: String,
 }
 
 /// What the server counts.
@@ -49,6 +58,12 @@ pub struct Metrics {
     pub orphans_removed: Counter,
     /// Deleted versions whose chunks were removed.
     pub versions_dropped: Counter,
+    /// How each disk is.
+    pub disk_state: Family<DiskLabels, Gauge>,
+    /// What each disk's last probe took.
+    pub disk_latency: Family<DiskLabels, Gauge<f64, AtomicU64>>,
+    /// Databases of slots that were put aside because they had lost what they had.
+    pub databases_lost: Counter,
     /// Operations of the bulk rings under way.
     pub bulk_depth: Gauge,
     /// Operations of the bulk rings begun.
@@ -104,6 +119,17 @@ impl Metrics {
             "versions_dropped",
             "Deleted versions whose chunks were removed",
             self.versions_dropped.clone(),
+        );
+        list.register("disk_state", "How each disk is: 0 good, 1 slow, 2 failed", self.disk_state.clone());
+        list.register(
+            "disk_probe_seconds",
+            "Time that each disk's last probe took: a small file written, synced, read and removed",
+            self.disk_latency.clone(),
+        );
+        list.register(
+            "databases_lost",
+            "Databases of slots that were gone, damaged or older than they were, and were replaced from other nodes",
+            self.databases_lost.clone(),
         );
         list.register(
             "bulk_ring_depth",

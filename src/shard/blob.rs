@@ -12,7 +12,7 @@ use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
-use crate::chunk::read::{self, Source};
+use crate::chunk::read::{self, ReadError, Source};
 use crate::io::budget::Share;
 use crate::io::bulk::memory::{Gather, Region};
 use crate::io::cache::BlockSlice;
@@ -99,6 +99,9 @@ impl Blob {
         let block = source.read(&node.cache, &self.core.files, part, piece).await;
         block.map(|block| Piece::Block(block, share)).map_err(|error| {
             node.metrics.read_failures.inc();
+            if let ReadError::Io { error, .. } = &error {
+                node.disk(self.slot).health().note_read(error);
+            }
             tracing::error!(slot = %self.slot, path = %source.slot_dir.display(), %error, "cannot read a blob");
             Error::new(Code::Internal, error.to_string())
         })

@@ -97,7 +97,7 @@ async fn exchange(
 }
 
 /// Whether an error says that the other node, or the way to it, is gone; not that it refused, or that this node is busy.
-fn is_lost(kind: io::ErrorKind) -> bool {
+pub(super) fn is_lost(kind: io::ErrorKind) -> bool {
     !matches!(
         kind,
         io::ErrorKind::WouldBlock

@@ -9,6 +9,7 @@ use async_channel::{Receiver, Sender};
 use monoio::time::timeout;
 use serde::{Deserialize, Serialize};
 
+use super::ask::is_lost;
 use super::cluster::Cluster;
 use super::link::Link;
 use super::serve::binary;
@@ -248,7 +249,10 @@ async fn send(
         Ok(stored) => stored,
         Err(error) => {
             tracing::info!(node = cluster.topology().name(to), %error, "cannot send a blob to a replica");
-            cluster.set_reachable(to, false);
+            // One that refuses is there.
+            if is_lost(error.kind()) {
+                cluster.set_reachable(to, false);
+            }
             None
         }
     }
