@@ -372,6 +372,11 @@ pub const VERIFY_PAUSE: Duration = Duration::from_millis(5);
 pub const CHECK_RETRY: Duration = Duration::from_millis(500);
 /// How often it looks for directories that no row names.
 pub const ORPHAN_INTERVAL: Duration = Duration::from_hours(1);
+/// How often it looks for files within the directories of live versions that these do not name, which it removes when it has seen
+/// them before; more often where deleted versions go sooner.
+pub const STRAY_INTERVAL: Duration = Duration::from_hours(24);
+/// Such files that are remembered from one look to the next; what finds no place is found again.
+pub const STRAYS_MAX: usize = 16 << 10;
 /// Deleted versions whose chunks go in one batch.
 pub const DROP_BATCH: usize = 128;
 

@@ -24,6 +24,8 @@ use crate::meta::reader;
 use crate::meta::slots::State;
 use crate::shard::node::Node;
 
+mod strays;
+
 /// Reads every database once after the start; damage takes its slot out of service.
 async fn verify(node: Arc<Node>) {
     for slot in Slot::all() {
@@ -52,6 +54,7 @@ pub(super) async fn run(node: Arc<Node>) {
     tokio_uring::spawn(verify(Arc::clone(&node)));
     let tick = (node.tombstone_grace / 2).clamp(Duration::from_millis(200), SWEEP_TICK);
     let mut orphans_at = Instant::now();
+    tokio_uring::spawn(strays::run(Arc::clone(&node)));
     loop {
         if orphans_at <= Instant::now() {
             orphans_at = Instant::now() + ORPHAN_INTERVAL;
@@ -78,7 +81,7 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     steps: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let failed =
@@ -101,6 +104,7 @@ async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
         match remove(slot_dir.clone(), vec![blob]).await {
             Ok(()) => {
                 node.metrics.orphans_removed.inc();
+                strays::count(node, "directory");
                 tracing::info!(%slot, %blob, "removed what an unfinished upload left");
             }
             Err(error) => {

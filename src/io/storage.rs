@@ -117,7 +117,10 @@ mod tests {
         let done = runtime.block_on(async move {
             for _ in 0..STORAGE_THREADS {
                 let held = Arc::clone(&held);
-                drop(monoio::spawn_blocking(move || held.lock().map(|held| held.recv().is_err())));
+                drop(monoio::spawn_blocking(move || {
+                    let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                    held.recv().is_err()
+                }));
             }
             let other = monoio::spawn_blocking(|| 7);
             let relief = monoio::spawn(async move {

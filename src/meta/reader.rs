@@ -53,6 +53,8 @@ enum Question {
     ChunkIds { row: Row, first: u64, count: u64, reply: Reply<Vec<ChunkId>> },
     Admit { path: String, version: Option<u64>, conditions: Conditions, reply: Reply<()> },
     IsKnown { blob_id: BlobId, reply: Reply<bool> },
+    Chunks { blob_id: BlobId, reply: Reply<Option<Vec<ChunkId>>> },
+    Staged { reply: Reply<Vec<BlobId>> },
     Undropped { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, BlobId)>> },
     Peer { request: Box<peer::Request>, reply: Reply<peer::Response> },
     InDoubt { until: Timestamp, limit: usize, reply: Reply<Vec<(String, InDoubt)>> },
@@ -184,6 +186,16 @@ impl Readers {
         self.ask(slot, |reply| Question::IsKnown { blob_id, reply }).await
     }
 
+    /// All chunks of a live version that has them all; none: the blob is no such version.
+    pub async fn chunks_of(&self, slot: Slot, blob_id: BlobId) -> Result<Option<Vec<ChunkId>>> {
+        self.ask(slot, |reply| Question::Chunks { blob_id, reply }).await
+    }
+
+    /// Blobs of which parts are staged.
+    pub async fn staged(&self, slot: Slot) -> Result<Vec<BlobId>> {
+        self.ask(slot, |reply| Question::Staged { reply }).await
+    }
+
     /// Versions tombstoned at or before `until` whose chunks are still there.
     pub async fn undropped(&self, slot: Slot, until: Timestamp, limit: usize) -> Result<Vec<(Row, BlobId)>> {
         self.ask(slot, |reply| Question::Undropped { until, limit, reply }).await
@@ -242,6 +254,12 @@ impl Reader {
             }
             Question::IsKnown { blob_id, reply } => {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(false), |db| replica::is_named(db, blob_id))?));
+            }
+            Question::Chunks { blob_id, reply } => {
+                self.reply(slot, reply, |db| db.map_or(Ok(None), |db| query::chunks_of(db, blob_id)));
+            }
+            Question::Staged { reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), query::staged_blobs)?));
             }
             Question::Peer { request, reply } => {
                 let recovering = self.slots.is_recovering(slot);

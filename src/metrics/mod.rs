@@ -31,6 +31,13 @@ pub struct DiskLabels {
     pub disk: String,
 }
 
+/// Labels of what the sweep removed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SweptLabels {
+    /// What it was: `directory`, `chunk`, `temporary` or `try`.
+    pub kind: &'static str,
+}
+
 /// What the server counts.
 #[derive(Default)]
 pub struct Metrics {
@@ -56,6 +63,8 @@ pub struct Metrics {
     pub registry_failures: Counter,
     /// Directories of unfinished uploads removed.
     pub orphans_removed: Counter,
+    /// What nothing named any more and was removed.
+    pub swept: Family<SweptLabels, Counter>,
     /// Deleted versions whose chunks were removed.
     pub versions_dropped: Counter,
     /// How each disk is.
@@ -114,6 +123,11 @@ impl Metrics {
             "orphans_removed",
             "Directories of unfinished uploads removed",
             self.orphans_removed.clone(),
+        );
+        list.register(
+            "swept",
+            "What nothing named any more and was removed: directories of uploads, chunks, temporary files, rows of tries",
+            self.swept.clone(),
         );
         list.register(
             "versions_dropped",
