@@ -56,15 +56,21 @@ struct Identity {
     births: bool,
 }
 
+/// Whether what was promised on a disk may not be synced.
+#[derive(Clone, Copy, Debug)]
+struct Relaxed {
+    /// By the last node on it, which did not stop in order.
+    before: bool,
+    /// By this one.
+    now: bool,
+}
+
 /// A disk that is open and locked.
 #[derive(Debug)]
 pub struct Disk {
     root: PathBuf,
     id: Mutex<Ulid>,
-    /// Whether it is marked as one that is not synced.
-    relaxed: bool,
-    /// Whether the last node on it may have left promises unsynced.
-    was_relaxed: bool,
+    relaxed: Relaxed,
     /// Whether files are read and written around the page cache.
     direct: bool,
     /// Whether the last node on it stopped in order.
@@ -238,8 +244,7 @@ impl Disk {
         Ok(Self {
             root,
             id: Mutex::new(identity.disk_id),
-            relaxed: usage.relaxed,
-            was_relaxed,
+            relaxed: Relaxed { before: was_relaxed, now: usage.relaxed },
             direct,
             clean,
             _lock: lock,
@@ -322,7 +327,7 @@ impl Disk {
 
     /// Whether the last node on it may have lost what it had promised: it synced nothing, and did not stop in order.
     pub fn was_relaxed(&self) -> bool {
-        self.was_relaxed
+        self.relaxed.before
     }
 
     /// From now on nothing is promised that is not synced, and what was lost has had its consequences. Blocks.
@@ -330,7 +335,7 @@ impl Disk {
     /// # Errors
     /// Those of the file steps.
     pub fn take_mark_off(&self) -> io::Result<()> {
-        if self.was_relaxed && !self.relaxed {
+        if self.relaxed.before && !self.relaxed.now {
             fs::remove_file(self.root.join(RELAXED))?;
             steps::sync_dir(&self.root)?;
         }
@@ -347,7 +352,7 @@ impl Disk {
 
     /// Notes that the node has stopped in order; what cannot be noted costs the next start some syncs, or a recovery.
     pub fn rest(&self) {
-        if self.relaxed
+        if self.relaxed.now
             && let Err(error) = unmark(&self.root)
         {
             tracing::warn!(disk = %self.root.display(), %error, "cannot be synced: the next start recovers it");

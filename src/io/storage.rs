@@ -112,14 +112,14 @@ mod tests {
             .attach_thread_pool(pool)
             .build()
             .unwrap();
-        let (hold, held) = mpsc::channel::<()>();
-        let held = Arc::new(Mutex::new(held));
+        let (hold, waits) = mpsc::channel::<()>();
+        let waits = Arc::new(Mutex::new(waits));
         let done = runtime.block_on(async move {
             for _ in 0..STORAGE_THREADS {
-                let held = Arc::clone(&held);
+                let waits = Arc::clone(&waits);
                 drop(monoio::spawn_blocking(move || {
-                    let held = held.lock().unwrap_or_else(PoisonError::into_inner);
-                    held.recv().is_err()
+                    let waits = waits.lock().unwrap_or_else(PoisonError::into_inner);
+                    waits.recv().is_err()
                 }));
             }
             let other = monoio::spawn_blocking(|| 7);

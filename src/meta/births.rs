@@ -26,14 +26,14 @@ const NEW_FILE: &str = "born.tmp";
 const MAGIC: [u8; 4] = *b"AmB1";
 const LEN: usize = MAGIC.len() + SLOT_BYTES + 4;
 
-/// What a disk's list says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Found {
-    /// These were born there.
-    Slots(SlotSet),
-    /// Nothing: it is not there.
+/// Why a disk's list says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Lost {
+    /// It is not there.
+    #[error("is missing")]
     Missing,
-    /// Nothing: it is not what was written.
+    /// It is not what was written.
+    #[error("is damaged")]
     Damaged,
 }
 
@@ -41,17 +41,17 @@ pub enum Found {
 ///
 /// # Errors
 /// Those of open(2) and read(2).
-pub fn read(root: &Path) -> io::Result<Found> {
+pub fn read(root: &Path) -> io::Result<Result<SlotSet, Lost>> {
     let bytes = match fs::read(root.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Err(Lost::Missing)),
         bytes => bytes?,
     };
-    let Ok(bytes) = <[u8; LEN]>::try_from(bytes) else { return Ok(Found::Damaged) };
+    let Ok(bytes) = <[u8; LEN]>::try_from(bytes) else { return Ok(Err(Lost::Damaged)) };
     let (summed, sum) = bytes.split_at(LEN - 4);
     let bits = summed.strip_prefix(&MAGIC).and_then(|bits| <&[u8; SLOT_BYTES]>::try_from(bits).ok());
     Ok(match bits {
-        Some(bits) if crc32c::crc32c(summed).to_le_bytes() == *sum => Found::Slots(SlotSet::from_bytes(bits)),
-        _ => Found::Damaged,
+        Some(bits) if crc32c::crc32c(summed).to_le_bytes() == *sum => Ok(SlotSet::from_bytes(bits)),
+        _ => Err(Lost::Damaged),
     })
 }
 
@@ -123,20 +123,20 @@ mod tests {
     fn a_list_is_read_back_as_written_and_whatever_else_is_there_is_none() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path();
-        assert_eq!(read(root).unwrap(), Found::Missing);
+        assert_eq!(read(root).unwrap(), Err(Lost::Missing));
         let born: SlotSet = "0,7-9,2047".parse().unwrap();
         write(root, &born).unwrap();
-        assert_eq!(read(root).unwrap(), Found::Slots(born));
+        assert_eq!(read(root).unwrap(), Ok(born));
         let good = fs::read(root.join(FILE)).unwrap();
         for at in 0..good.len() {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(root.join(FILE), bad).unwrap();
-            assert_eq!(read(root).unwrap(), Found::Damaged, "byte {at}");
+            assert_eq!(read(root).unwrap(), Err(Lost::Damaged), "byte {at}");
         }
         for bad in [&[][..], &good[..good.len() - 1]] {
             fs::write(root.join(FILE), bad).unwrap();
-            assert_eq!(read(root).unwrap(), Found::Damaged);
+            assert_eq!(read(root).unwrap(), Err(Lost::Damaged));
         }
     }
 
@@ -152,7 +152,7 @@ mod tests {
                     for number in 0..10 {
                         let born = [slot(thread * 100 + number), slot(thread * 100 + number + 50)];
                         births.add(0, &born).unwrap();
-                        let Found::Slots(on_disk) = read(root).unwrap() else { panic!("no list") };
+                        let on_disk = read(root).unwrap().unwrap();
                         assert!(born.iter().all(|slot| on_disk.contains(*slot)));
                     }
                 });
@@ -168,6 +168,6 @@ mod tests {
         births.add(0, &[slot(1)]).unwrap_err();
         fs::create_dir(&root).unwrap();
         births.add(0, &[slot(2)]).unwrap();
-        assert_eq!(read(&root).unwrap(), Found::Slots("1-2".parse().unwrap()));
+        assert_eq!(read(&root).unwrap(), Ok("1-2".parse().unwrap()));
     }
 }

@@ -10,7 +10,7 @@ use crate::base::slot::Slot;
 use crate::base::slot_set::SlotSet;
 use crate::chunk::disk::Disk;
 use crate::chunk::layout;
-use crate::meta::births::{self, Found};
+use crate::meta::births;
 use crate::meta::schema;
 use crate::meta::slots::{Slots, State};
 
@@ -57,11 +57,9 @@ fn open_one(number: usize, disk: &Disk, found: &[SlotFound], replicated: bool) -
     let path = root.join(births::FILE);
     let promised = disk.promises_births()?;
     let listed = births::read(root).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
-    let mut born = match (promised, listed) {
-        (true, Found::Slots(listed)) => listed,
-        (false, _) => SlotSet::default(),
-        (true, Found::Missing | Found::Damaged) => {
-            let what = if listed == Found::Missing { "is missing" } else { "is damaged" };
+    let mut born = match listed {
+        Ok(listed) if promised => listed,
+        Err(what) if promised => {
             if !replicated {
                 return Err(format!(
                     "{} {what}, and without it nothing tells which slots have lost their databases: put it back, or, to take \
@@ -73,6 +71,7 @@ fn open_one(number: usize, disk: &Disk, found: &[SlotFound], replicated: bool) -
             disk.renew()?;
             SlotSet::default()
         }
+        _ => SlotSet::default(),
     };
     let on_disk: SlotSet = found
         .iter()
@@ -80,7 +79,7 @@ fn open_one(number: usize, disk: &Disk, found: &[SlotFound], replicated: bool) -
         .map(|it| it.slot)
         .collect();
     born.extend(&on_disk);
-    if listed != Found::Slots(born) {
+    if listed != Ok(born) {
         births::write(root, &born)
             .map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
     }

@@ -104,10 +104,12 @@ impl Steady {
 }
 
 fn write(node: SocketAddr, path: &str, id: u64, fates: &Fates, acknowledged: &AtomicUsize) {
-    let tell = |fate| drop(fates.lock().unwrap().insert(path.to_owned(), (id, fate)));
+    let tell = |fate| {
+        fates.lock().unwrap().insert(path.to_owned(), (id, fate));
+    };
     tell(Fate::Open);
-    let told = exchange(node, &Request::new("PUT", &object(path)).body(&body(id)));
-    if !told.is_some_and(|answer| answer.status == 201) {
+    let told = exchange(node, &Request::new("PUT", &object(path)).body(body(id)));
+    if told.is_none_or(|answer| answer.status != 201) {
         return;
     }
     acknowledged.fetch_add(1, Ordering::Relaxed);

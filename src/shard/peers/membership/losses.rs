@@ -78,8 +78,8 @@ impl Losses {
         if !self.fenced.contains_all(lost) {
             let (cluster, node, disk, lost) =
                 (Arc::clone(cluster), Arc::clone(&core.node), Arc::clone(disk), *lost);
-            let lose = move || Ok(cluster.membership.lose(number, &disk, &lost, &node.slots));
-            on_storage_thread(lose).await.unwrap_or_else(|error| Err(error.to_string()))?;
+            let fence = move || Ok(cluster.membership.lose(number, &disk, &lost, &node.slots));
+            on_storage_thread(fence).await.unwrap_or_else(|error| Err(error.to_string()))?;
             self.fenced.extend(&lost);
         }
         for slot in lost.iter() {
@@ -100,9 +100,9 @@ impl Membership {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).get(disk).copied().flatten()
     }
 
-    pub(super) fn set_kept(&self, disk: usize, but: Option<SlotSet>) {
+    pub(super) fn set_kept(&self, disk: usize, but: Option<&SlotSet>) {
         if let Some(kept) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).get_mut(disk) {
-            *kept = but;
+            *kept = but.copied();
         }
     }
 
@@ -149,7 +149,7 @@ impl Membership {
         if let Some(but) = &mut but {
             but.extend(lost);
         }
-        self.set_kept(number, but);
+        self.set_kept(number, but.as_ref());
         let identity: Identity = disk.renew()?.into();
         if let Some(known) = self.identities.lock().unwrap_or_else(PoisonError::into_inner).get_mut(number) {
             *known = identity;

@@ -178,7 +178,7 @@ impl Membership {
         for (disk, (known, identity)) in mine.iter().zip(self.identities()).enumerate() {
             let lost = known.identity != identity || record.recovering.get(disk) == Some(&true);
             let kept = record.kept.get(disk).copied().flatten().filter(|kept| kept.identity == identity);
-            self.set_kept(disk, kept.map(|kept| kept.but));
+            self.set_kept(disk, kept.as_ref().map(|kept| &kept.but));
             self.set_standing(disk, if lost { Standing::Lost } else { Standing::Whole });
         }
     }
