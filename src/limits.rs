@@ -47,6 +47,10 @@ pub const HEARTBEAT_REFUSED: Duration = Duration::from_secs(5);
 pub const CLUSTER_TIME: Duration = Duration::from_secs(5);
 /// Versions that a replica hands over at a time.
 pub const HANDOVER_ROWS: usize = 512;
+/// Time in which slots that have lost their databases are gathered at the start, so that their disk gets one new identity.
+pub const LOSSES_GATHERED: Duration = Duration::from_secs(5);
+/// Time for a writer to put a database aside and make another.
+pub const PUT_ASIDE_TIME: Duration = Duration::from_secs(30);
 /// Slots that one core recovers at once.
 pub const RECOVERIES: usize = 4;
 /// How often a core looks for slots to recover, versions to fetch and uploads to give up.
@@ -286,6 +290,10 @@ pub const READER_DATABASES: usize = 1024;
 pub const STAGE_CHUNKS: usize = 16;
 /// Threads for blocking file steps (create, sync, rename, remove), per core.
 pub const STORAGE_THREADS: usize = 8;
+/// A storage thread that is busy with one step for this long waits for a disk that does not answer, and does not count any more.
+pub const STORAGE_STUCK: Duration = Duration::from_secs(5);
+/// Storage threads of a core, those that wait for such a disk included.
+pub const STORAGE_THREADS_MAX: usize = 64;
 
 /// First buffer of a connection; it grows while a head needs it.
 pub const INBOX_MIN: usize = 4 << 10;
@@ -367,6 +375,21 @@ pub const DISKS_MAX: usize = 256;
 /// Bytes of the head of an answer to a question over HTTP.
 pub const ANSWER_HEAD_MAX: usize = 16 << 10;
 
+/// How often a disk is asked whether it still does what it should.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether a disk is suspected; then it is asked at once.
+pub const PROBE_TICK: Duration = Duration::from_millis(100);
+/// Time it has to answer; one that takes longer has failed.
+pub const PROBE_TIME: Duration = Duration::from_secs(30);
+/// An answer that takes longer than this makes a disk slow.
+pub const DISK_SLOW: Duration = Duration::from_secs(1);
+/// Reads that fail within [`READ_ERRORS_TIME`] and make a disk suspected.
+pub const READ_ERRORS: u32 = 3;
+/// See above.
+pub const READ_ERRORS_TIME: Duration = Duration::from_mins(1);
+/// Time after which a process that is to end does so although a disk that has failed holds up a thread.
+pub const STOP_LAST: Duration = Duration::from_secs(30);
+
 /// Connections of the admin listener.
 pub const ADMIN_CONNECTIONS: usize = 64;
 /// Time that a client waits for an operation that it asked for there, and for it to end.
@@ -415,6 +438,11 @@ pub const VERIFY_PAUSE: Duration = Duration::from_millis(5);
 pub const CHECK_RETRY: Duration = Duration::from_millis(500);
 /// How often it looks for directories that no row names.
 pub const ORPHAN_INTERVAL: Duration = Duration::from_hours(1);
+/// How often it looks for files within the directories of live versions that these do not name, which it removes when it has seen
+/// them before; more often where deleted versions go sooner.
+pub const STRAY_INTERVAL: Duration = Duration::from_hours(24);
+/// Such files that are remembered from one look to the next; what finds no place is found again.
+pub const STRAYS_MAX: usize = 16 << 10;
 /// Deleted versions whose chunks go in one batch.
 pub const DROP_BATCH: usize = 128;
 

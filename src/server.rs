@@ -1,5 +1,6 @@
 //! The roof: opens the disks, starts the threads in order, and stops them in order.
 
+mod births;
 mod cluster;
 
 use std::io::{self, Write as _};
@@ -21,18 +22,20 @@ use crate::background::{self, Settings};
 use crate::base::slot::Slot;
 use crate::chunk::charter;
 use crate::chunk::disk::{self, Disk, Usage};
-use crate::chunk::layout;
 use crate::chunk::sweep::LiveUploads;
 use crate::config::{self, Config, Io};
 use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
-use crate::limits::{BLOCKS_HELD, CONNECTIONS_PER_CORE, READER_DATABASES, RING_MEMORY, WRITER_DATABASES};
+use crate::limits::{
+    BLOCKS_HELD, CONNECTIONS_PER_CORE, READER_DATABASES, RING_MEMORY, STOP_LAST, WRITER_DATABASES,
+};
+use crate::meta::births::Births;
 use crate::meta::index::Indexes;
 use crate::meta::journal::{Journals, Started};
 use crate::meta::reader::Readers;
-use crate::meta::schema::{self, Durability};
-use crate::meta::slots::{Slots, State};
+use crate::meta::schema::Durability;
+use crate::meta::slots::State;
 use crate::meta::writer::{Rules, Writers};
 use crate::metrics::Metrics;
 use crate::shard::core;
@@ -81,6 +84,9 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     let (peers, member) = membership.map(|it| ((it.peer, it.listeners), it.member)).unzip();
     let (peer, peer_listeners) = peers.unzip();
     let relay = cluster::start_tls(config, cores)?;
+    let found = births::look(&disks)?;
+    let replicated = config.cluster.as_ref().is_some_and(|cluster| cluster.topology.replica_count() > 1);
+    let born = births::open(&disks, &found, replicated)?;
     let cluster = if let Some(member) = &member {
         Some(cluster::compose(config, &disks, member, relay.as_ref())?)
     } else {
@@ -88,7 +94,7 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         charter::check_alone(&roots)?;
         None
     };
-    let (node, metadata) = compose(config, disks, cores, run_id, cluster)?;
+    let (node, metadata) = compose(config, disks, (found, born), cores, run_id, cluster)?;
     let config::Scrub { interval, rate, quarantine } = config.scrub;
     let background = background::start(
         Arc::clone(&node),
@@ -124,6 +130,7 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         Ok(End::Signal) | Err(_) => Ok(()),
     };
     node.stopping.store(true, Ordering::Release);
+    end_by_force(&node);
     drop(stop);
     join(threads);
     if let Some(relay) = relay {
@@ -148,6 +155,21 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     outcome
 }
 
+/// A disk that does not answer holds its threads for ever: the process ends without them.
+fn end_by_force(node: &Node) {
+    if !node.disks.iter().any(|disk| disk.health().has_failed()) {
+        return;
+    }
+    let end = || {
+        thread::sleep(STOP_LAST);
+        tracing::error!("a disk that has failed does not answer: the process ends without it");
+        std::process::exit(1);
+    };
+    if let Err(error) = thread::Builder::new().name("end".to_owned()).spawn(end) {
+        tracing::warn!(%error, "the process may wait for a disk that does not answer");
+    }
+}
+
 fn join(threads: Vec<JoinHandle<()>>) {
     for thread in threads {
         if thread.join().is_err() {
@@ -168,12 +190,13 @@ struct Metadata {
 fn compose(
     config: &Config,
     disks: Vec<Disk>,
+    (found, born): (Vec<births::SlotFound>, births::Born),
     cores: usize,
     run_id: String,
     cluster: Option<Arc<Cluster>>,
 ) -> Result<(Arc<Node>, Metadata), String> {
     let roots: Vec<PathBuf> = disks.iter().map(|disk| disk.root().to_path_buf()).collect();
-    let slots = Arc::new(find_slots(&roots)?);
+    let slots = Arc::new(births::table(found, &born));
     if let Some(cluster) = &cluster {
         cluster.mark(&slots);
     }
@@ -192,12 +215,16 @@ fn compose(
         keep_versions: config.storage.keep_versions,
         ballast: Arc::clone(&ballast),
         open_databases: shares.writers,
+        births: Arc::new(Births::new(roots.iter().cloned().zip(born))),
         roster: roster.clone(),
     };
-    if durability == Durability::Relaxed {
+    if durability == Durability::Relaxed || disks.iter().any(Disk::was_relaxed) {
         // The slots may have lost what an index has seen.
         Indexes::discard(&roots);
     }
+    disks.iter().try_for_each(|disk| {
+        disk.take_mark_off().map_err(|error| format!("{}: {error}", disk.root().display()))
+    })?;
     let describe = |error: io::Error| format!("cannot start the metadata threads: {error}");
     let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).map_err(describe)?;
     let Started { journals, recovered, recyclers } =
@@ -230,34 +257,6 @@ fn compose(
         disks: disks.into_iter().map(Arc::new).collect(),
     };
     Ok((Arc::new(node), Metadata { databases, indexes: indexing, journals, recyclers }))
-}
-
-/// The slots and what is on disk of each.
-fn find_slots(roots: &[PathBuf]) -> Result<Slots, String> {
-    let mut lost = Vec::new();
-    let mut table = Vec::new();
-    for slot in Slot::all() {
-        let disk = slot.disk(roots.len());
-        let dir = layout::slot_dir(&roots[disk], slot);
-        let describe = |error: io::Error| format!("{}: {error}", dir.display());
-        let state = match schema::find(&dir).map_err(describe)? {
-            schema::Found::Database => State::Unchecked,
-            schema::Found::Nothing => {
-                schema::clear(&dir).map_err(describe)?;
-                State::Unborn
-            }
-            schema::Found::Remains => {
-                lost.push((slot, format!("{} has lost its meta.sqlite3: restore it", dir.display())));
-                State::Failed
-            }
-        };
-        table.push((disk, dir, state));
-    }
-    let slots = Slots::new(table.into_iter());
-    for (slot, reason) in lost {
-        slots.fail(slot, reason);
-    }
-    Ok(slots)
 }
 
 /// How the files that a process may open are shared out: three eighths for databases, with three files each, most of

@@ -152,6 +152,7 @@ impl Admin {
         }
         self.overview.count(&node.metrics);
         node.metrics.damaged.set(node.damages.count().cast_signed() as i64);
+        super::disks::count(node);
         node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
         node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);
         match encode(&mut body, &self.metrics) {
@@ -171,9 +172,13 @@ impl Admin {
         } else {
             (503, json!({ "ready": false, "reasons": troubles }))
         };
+        // What follows is no reason to send nobody here.
+        let notices = self.node.notices();
+        if status == 200 && !notices.is_empty() {
+            page["notices"] = json!(notices);
+        }
         let damaged = self.node.damages.count();
         if damaged > 0 {
-            // Everything else is served: no reason to send nobody here.
             page["damaged_chunks"] = json!(damaged);
             page["damaged"] = json!(self.node.damages.lines());
         }

@@ -1,6 +1,7 @@
 //! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper, the scrub and the registry.
 
 mod admin;
+mod disks;
 mod health;
 mod operations;
 mod overview;
@@ -48,7 +49,7 @@ pub fn start(
             let scrubber = Scrubber::start(Arc::clone(&node), scrub);
             tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview, Rc::clone(&scrubber)));
             tokio_uring::spawn(scrubber.run());
-            tokio_uring::spawn(sweeper::watch_space(Arc::clone(&node)));
+            disks::watch(&node);
             tokio_uring::spawn(sweeper::run(Arc::clone(&node)));
             let (leave, leaving) = oneshot::channel();
             let membership = member.map(|member| {

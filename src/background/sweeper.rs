@@ -19,26 +19,12 @@ use crate::base::slot::Slot;
 use crate::chunk::{incoming, layout, sweep};
 use crate::io::ballast::Ballast;
 use crate::io::steps;
-use crate::limits::{CHECK_RETRY, DROP_BATCH, ORPHAN_INTERVAL, SPACE_INTERVAL, SWEEP_TICK, VERIFY_PAUSE};
+use crate::limits::{CHECK_RETRY, DROP_BATCH, ORPHAN_INTERVAL, SWEEP_TICK, VERIFY_PAUSE};
 use crate::meta::reader;
 use crate::meta::slots::State;
 use crate::shard::node::Node;
 
-/// Looks at the free space of the disks for as long as the node runs.
-pub(super) async fn watch_space(node: Arc<Node>) {
-    loop {
-        for disk in &node.disks {
-            let disk = Arc::clone(disk);
-            if let Err(error) = blocking(move || disk.look()).await {
-                tracing::warn!(%error, "cannot look at the free space of a disk");
-            }
-        }
-        if node.slots_checked() {
-            node.indexes.retry();
-        }
-        sleep(SPACE_INTERVAL).await;
-    }
-}
+mod strays;
 
 /// Reads every database once after the start; damage takes its slot out of service.
 async fn verify(node: Arc<Node>) {
@@ -68,6 +54,7 @@ pub(super) async fn run(node: Arc<Node>) {
     tokio_uring::spawn(verify(Arc::clone(&node)));
     let tick = (node.tombstone_grace / 2).clamp(Duration::from_millis(200), SWEEP_TICK);
     let mut orphans_at = Instant::now();
+    tokio_uring::spawn(strays::run(Arc::clone(&node)));
     loop {
         if orphans_at <= Instant::now() {
             orphans_at = Instant::now() + ORPHAN_INTERVAL;
@@ -94,7 +81,7 @@ pub(super) async fn run(node: Arc<Node>) {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     steps: impl FnOnce() -> std::io::Result<T> + Send + 'static,
 ) -> Result<T> {
     let failed =
@@ -117,6 +104,7 @@ async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
         match remove(slot_dir.clone(), vec![blob]).await {
             Ok(()) => {
                 node.metrics.orphans_removed.inc();
+                strays::count(node, "directory");
                 tracing::info!(%slot, %blob, "removed what an unfinished upload left");
             }
             Err(error) => {

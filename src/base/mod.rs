@@ -9,4 +9,5 @@ pub mod parts;
 pub mod path;
 pub mod sha256;
 pub mod slot;
+pub mod slot_set;
 pub mod topology;

@@ -12,10 +12,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
+use crate::base::slot_set::SlotSet;
 use crate::base::topology::NodeId;
 use crate::io::steps;
-use crate::wire::peer::Member;
 use crate::wire::peer::cluster::{Charter, Disks};
+use crate::wire::peer::{Identity, Member};
 
 /// Its name on a disk.
 pub const FILE: &str = "cluster.json";
@@ -35,6 +36,17 @@ pub struct Record {
     pub members: Vec<Disks>,
     /// This node's disks that have lost their memory and do not have it back yet, by number.
     pub recovering: Vec<bool>,
+    /// Of those, what they have not lost, by number; none: nothing.
+    pub kept: Vec<Option<Kept>>,
+}
+
+/// A disk that has lost the databases of some of its slots, and has what it ever had of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The identity it got for that. One that has another has lost more.
+    pub identity: Identity,
+    /// What it has lost.
+    pub but: SlotSet,
 }
 
 /// The file's form.
@@ -47,6 +59,16 @@ struct Form {
     nodes: Vec<NodeForm>,
     /// Numbers of disks.
     recovering: Vec<usize>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    kept: Vec<KeptForm>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptForm {
+    disk: usize,
+    identity: Ulid,
+    /// Slots.
+    but: SlotSet,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,6 +94,9 @@ impl Record {
             disks: disks.iter().map(disk).collect(),
         };
         let recovering = self.recovering.iter().enumerate().filter(|(_, lost)| **lost);
+        let kept = self.kept.iter().enumerate().filter_map(|(disk, kept)| Some((disk, (*kept)?)));
+        let kept =
+            kept.map(|(disk, Kept { identity, but })| KeptForm { disk, identity: identity.into(), but });
         Form {
             format: FORMAT,
             counter: self.counter,
@@ -79,6 +104,7 @@ impl Record {
             charter: self.charter.clone(),
             nodes: self.charter.nodes.iter().zip(&self.members).map(node).collect(),
             recovering: recovering.map(|(number, _)| number).collect(),
+            kept: kept.collect(),
         }
     }
 
@@ -91,7 +117,13 @@ impl Record {
         let Some(me) = form.nodes.iter().find(|node| node.name == form.node) else {
             return Err(format!("its node '{}' is not among its nodes", form.node));
         };
-        let recovering = (0..me.disks.len()).map(|number| form.recovering.contains(&number)).collect();
+        let recovering: Vec<bool> =
+            (0..me.disks.len()).map(|number| form.recovering.contains(&number)).collect();
+        let kept_of = |(number, recovering): (usize, &bool)| {
+            let kept = form.kept.iter().find(|kept| kept.disk == number && *recovering)?;
+            Some(Kept { identity: kept.identity.into(), but: kept.but })
+        };
+        let kept = recovering.iter().enumerate().map(kept_of).collect();
         let members = (0..).map(NodeId).zip(&form.nodes).map(|(node, known)| {
             let member = |disk: &DiskForm| Member {
                 node,
@@ -101,7 +133,7 @@ impl Record {
             known.disks.iter().map(member).collect()
         });
         let members = members.collect();
-        Ok(Self { counter: form.counter, node: form.node, charter: form.charter, members, recovering })
+        Ok(Self { counter: form.counter, node: form.node, charter: form.charter, members, recovering, kept })
     }
 
     /// Writes it on all disks.
@@ -213,6 +245,7 @@ mod tests {
             },
             members: vec![vec![member(0, 0)], vec![member(1, 3), member(1, 0)]],
             recovering: vec![false, true],
+            kept: vec![None, Some(Kept { identity: 7, but: "3,5-9".parse().unwrap() })],
         }
     }
 
@@ -263,7 +296,9 @@ mod tests {
             let error = load(&roots).unwrap_err();
             assert!(error.contains(part) && !error.contains('\n'), "{error}");
         }
-        Record { node: "a".to_owned(), recovering: vec![false], ..record(2) }.save(&roots[1..]).unwrap();
+        Record { node: "a".to_owned(), recovering: vec![false], kept: vec![None], ..record(2) }
+            .save(&roots[1..])
+            .unwrap();
         assert!(load(&roots).unwrap_err().contains("belongs to node"));
     }
 }

@@ -19,6 +19,7 @@ use ulid::Ulid;
 
 use super::layout;
 use crate::io::ballast::Ballast;
+use crate::io::health::{self, Health};
 use crate::io::steps;
 use crate::limits::{BALLAST, DISK_RESERVE};
 
@@ -27,7 +28,7 @@ const NEW_IDENTITY: &str = "amberblob.json.tmp";
 const LOCK: &str = "lock";
 /// There while a disk is at rest after an orderly stop: everything on it is synced.
 const CLEAN: &str = "clean";
-/// There while what a cluster was promised may not be synced.
+/// There while what was promised may not be synced.
 const RELAXED: &str = "relaxed";
 const FORMAT: u32 = 1;
 
@@ -50,6 +51,18 @@ struct Identity {
     disk_id: Ulid,
     disk: usize,
     disks: usize,
+    /// Whether the disk has a list of the slots that were born on it; a release before that list says nothing.
+    #[serde(default)]
+    births: bool,
+}
+
+/// Whether what was promised on a disk may not be synced.
+#[derive(Clone, Copy, Debug)]
+struct Relaxed {
+    /// By the last node on it, which did not stop in order.
+    before: bool,
+    /// By this one.
+    now: bool,
 }
 
 /// A disk that is open and locked.
@@ -57,8 +70,7 @@ struct Identity {
 pub struct Disk {
     root: PathBuf,
     id: Mutex<Ulid>,
-    /// Whether it is marked as one that is not synced.
-    relaxed: bool,
+    relaxed: Relaxed,
     /// Whether files are read and written around the page cache.
     direct: bool,
     /// Whether the last node on it stopped in order.
@@ -68,6 +80,7 @@ pub struct Disk {
     total: u64,
     free: AtomicU64,
     allocating: Mutex<()>,
+    health: Health,
 }
 
 /// Opens and locks the disks of a node, in the order of their identities.
@@ -199,6 +212,7 @@ fn form(found: Vec<Found>, clustered: bool) -> Result<Vec<Formed>, String> {
             disk_id: Ulid::generate(),
             disk,
             disks: total,
+            births: false,
         };
         write_identity(&root, &new)
             .map_err(|error| format!("{}: cannot be written: {error}", root.display()))?;
@@ -218,10 +232,7 @@ fn write_identity(root: &Path, identity: &Identity) -> io::Result<()> {
 impl Disk {
     fn open(root: PathBuf, mut identity: Identity, lock: File, usage: Usage) -> Result<Self, String> {
         let describe = |error: io::Error| format!("{}: {error}", root.display());
-        let relaxed = usage.clustered && usage.relaxed;
-        if usage.clustered {
-            mark(&root, &mut identity, relaxed).map_err(describe)?;
-        }
+        let was_relaxed = mark(&root, &mut identity, usage).map_err(describe)?;
         steps::create_dir_synced(&layout::slots_dir(&root)).map_err(describe)?;
         let direct = usage.direct && probe_direct(&root).map_err(describe)?;
         let space = steps::space(&root).map_err(describe)?;
@@ -233,13 +244,14 @@ impl Disk {
         Ok(Self {
             root,
             id: Mutex::new(identity.disk_id),
-            relaxed,
+            relaxed: Relaxed { before: was_relaxed, now: usage.relaxed },
             direct,
             clean,
             _lock: lock,
             total: space.total,
             free: AtomicU64::new(space.free),
             allocating: Mutex::new(()),
+            health: Health::default(),
         })
     }
 
@@ -254,18 +266,53 @@ impl Disk {
     /// Those of the file steps; it is then what it was, or will be at the next start.
     pub fn renew(&self) -> Result<Ulid, String> {
         let mut id = self.id.lock().unwrap_or_else(PoisonError::into_inner);
+        *id = self.change(|identity| identity.disk_id = Ulid::generate())?.disk_id;
+        Ok(*id)
+    }
+
+    /// Whether it has a list of the slots that were born on it, so that one that is missing is lost.
+    ///
+    /// # Errors
+    /// When its identity cannot be read.
+    pub fn promises_births(&self) -> Result<bool, String> {
+        Ok(read_identity(&self.root)?.is_some_and(|identity| identity.births))
+    }
+
+    /// Notes that it has such a list from now on. Blocks.
+    ///
+    /// # Errors
+    /// Those of the file steps.
+    pub fn promise_births(&self) -> Result<(), String> {
+        let _id = self.id.lock().unwrap_or_else(PoisonError::into_inner);
+        self.change(|identity| identity.births = true).map(drop)
+    }
+
+    /// Changes what is on disk of its identity.
+    fn change(&self, change: impl FnOnce(&mut Identity)) -> Result<Identity, String> {
         let mut identity =
             read_identity(&self.root)?.ok_or_else(|| format!("{}: no {IDENTITY}", self.root.display()))?;
-        identity.disk_id = Ulid::generate();
+        change(&mut identity);
         write_identity(&self.root, &identity)
             .map_err(|error| format!("{}: {IDENTITY} cannot be written: {error}", self.root.display()))?;
-        *id = identity.disk_id;
-        Ok(*id)
+        Ok(identity)
     }
 
     /// Its directory.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// How it is.
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// Has it write and read a small file. Blocks, for ever if it does not answer.
+    ///
+    /// # Errors
+    /// What it said.
+    pub fn probe(&self) -> io::Result<()> {
+        health::probe(&self.root, self.direct)
     }
 
     /// Whether files are read and written around the page cache.
@@ -278,6 +325,23 @@ impl Disk {
         self.clean
     }
 
+    /// Whether the last node on it may have lost what it had promised: it synced nothing, and did not stop in order.
+    pub fn was_relaxed(&self) -> bool {
+        self.relaxed.before
+    }
+
+    /// From now on nothing is promised that is not synced, and what was lost has had its consequences. Blocks.
+    ///
+    /// # Errors
+    /// Those of the file steps.
+    pub fn take_mark_off(&self) -> io::Result<()> {
+        if self.relaxed.before && !self.relaxed.now {
+            fs::remove_file(self.root.join(RELAXED))?;
+            steps::sync_dir(&self.root)?;
+        }
+        Ok(())
+    }
+
     /// Whether there is any slot on it.
     ///
     /// # Errors
@@ -288,7 +352,7 @@ impl Disk {
 
     /// Notes that the node has stopped in order; what cannot be noted costs the next start some syncs, or a recovery.
     pub fn rest(&self) {
-        if self.relaxed
+        if self.relaxed.now
             && let Err(error) = unmark(&self.root)
         {
             tracing::warn!(disk = %self.root.display(), %error, "cannot be synced: the next start recovers it");
@@ -335,21 +399,21 @@ impl Disk {
     }
 }
 
-/// Gives a disk that may have lost what it promised a new identity, and marks it if from now on it may lose some.
-fn mark(root: &Path, identity: &mut Identity, relaxed: bool) -> io::Result<()> {
+/// Gives a disk that may have lost what it promised a new identity, where that helps, and marks it if from now on it may lose
+/// some; whether it was marked.
+fn mark(root: &Path, identity: &mut Identity, usage: Usage) -> io::Result<bool> {
     let path = root.join(RELAXED);
     let marked = path.try_exists()?;
-    if marked {
+    if marked && usage.clustered {
         tracing::warn!(disk = %root.display(), "not synced before the last stop: it recovers from the other nodes");
         identity.disk_id = Ulid::generate();
         write_identity(root, identity)?;
     }
-    match (marked, relaxed) {
-        (false, true) => File::create(path)?.sync_all()?,
-        (true, false) => fs::remove_file(path)?,
-        _ => return Ok(()),
+    if !marked && usage.relaxed {
+        File::create(path)?.sync_all()?;
+        steps::sync_dir(root)?;
     }
-    steps::sync_dir(root)
+    Ok(marked)
 }
 
 /// Syncs all of a disk and takes the mark off.
@@ -413,6 +477,7 @@ mod tests {
         let relaxed = Usage { relaxed: true, ..full };
         let identity = |usage, orderly| {
             let disks = open_all(&roots, usage).unwrap();
+            disks[0].take_mark_off().unwrap();
             if orderly {
                 disks[0].rest();
             }

@@ -36,6 +36,11 @@ impl Absent {
         Ok(())
     }
 
+    /// Remembers nothing of a slot.
+    pub(super) fn forget(&mut self, slot: Slot) {
+        self.slots.remove(&slot);
+    }
+
     /// A path is about to be written.
     pub(super) fn note(&mut self, slot: Slot, path: &str) {
         if let Some(known) = self.slots.get_mut(&slot)

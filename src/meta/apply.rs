@@ -178,13 +178,14 @@ pub(super) fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite
 }
 
 /// Stores parts of an upload that is still running; invisible until its PUT.
-pub(super) fn stage(
-    db: &Connection,
-    staged: Option<Row>,
-    blob_id: BlobId,
-    parts: &Parts,
-) -> rusqlite::Result<Row> {
+pub(super) fn stage(db: &Connection, staged: Option<Row>, blob_id: BlobId, parts: &Parts) -> Result<Row> {
     let row = if let Some(row) = staged {
+        if !db.prepare_cached("SELECT 1 FROM uploads WHERE pk = ?1")?.exists([row.0])? {
+            return refuse(
+                Code::SlotUnavailable,
+                "the slot has another database than the one the upload began with: send the blob again",
+            );
+        }
         row
     } else {
         let row = query::next_row(db)?;

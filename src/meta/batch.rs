@@ -18,6 +18,7 @@ use super::{apply, query};
 use crate::base::clock::Timestamp;
 use crate::base::error::Result;
 use crate::base::slot::Slot;
+use crate::io::health::is_full;
 use crate::io::steps;
 use crate::limits::{JOURNAL_FREE, JOURNAL_SLOTS, NUMBER_MAX, RECORD_MAX};
 
@@ -127,6 +128,11 @@ impl Writer {
             }
             Err(Failed::Unavailable(error)) => {
                 tracing::warn!(%error, "the journal cannot be written: small writes are committed one by one");
+                if !is_full(&error)
+                    && let Some((slot, ..)) = judged.first()
+                {
+                    self.slots.suspect(*slot);
+                }
                 give_back(judged)
             }
             Err(Failed::InDoubt(error)) => {

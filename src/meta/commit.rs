@@ -24,7 +24,7 @@ use super::schema::{self, Durability, is_full};
 use super::slots::{Slots, State};
 use super::types::Failure;
 use super::writer::{Rules, refusal};
-use super::{birth, query, replica};
+use super::{aside, birth, query, replica};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
@@ -116,6 +116,7 @@ impl Writer {
             let groups = into_groups(batch);
             let (before, rest) = (groups.len(), self.journal(groups));
             let journaled = rest.len() < before;
+            self.bear_together(&rest);
             for (slot, ops) in rest {
                 self.group(slot, ops);
             }
@@ -126,12 +127,19 @@ impl Writer {
 
     /// Looks at a slot's database after the start: its identity, what a crash left staged, what the index lacks.
     pub(super) fn check(&mut self, slot: Slot) {
+        let is_known = self.indexes.applied(slot) > 0 || self.recovered.contains_key(&slot);
         let outcome = match self.slots.state(slot) {
+            State::Unborn | State::Unchecked if is_known && !schema::exists(self.slots.dir(slot)) => {
+                match self.take_over(slot, None) {
+                    // A power cut without syncs took all of it.
+                    Ok(()) if self.pending.of(slot).is_empty() => return self.slots.set_unborn(slot),
+                    taken => taken,
+                }
+            }
             State::Unchecked => {
                 self.slots.digests.forget(slot);
                 self.try_check(slot)
             }
-            State::Unborn if self.recovered.contains_key(&slot) => self.take_over(slot, None),
             _ => return,
         };
         match outcome {
@@ -187,17 +195,23 @@ impl Writer {
         new.truncate(whole);
         let last = new.last().map_or(known_seq, |found| found.record.seq);
         let applied = self.indexes.applied(slot);
-        // An index that is ahead of its slot has seen what the slot lost: it starts again.
-        let (reset, since) = if applied > last { (true, 0) } else { (false, applied) };
-        if applied != last {
+        if applied > last {
+            return Err(query::corrupt(&format!(
+                "it ends with transaction {last}, and the listing index has seen {applied}: it is older than it was, or gone"
+            )));
+        }
+        if applied < last {
             let mut entries = match known {
-                Some(known) if since < known.seq => query::entries_since(&self.open(slot, true)?.db, since)?,
+                Some(known) if applied < known.seq => {
+                    query::entries_since(&self.open(slot, true)?.db, applied)?
+                }
                 _ => Vec::new(),
             };
             let new = self.recovered.get(&slot).into_iter().flatten().map(|found| &found.record);
-            let lacking = new.filter(|record| record.seq > since.max(known_seq) && record.seq <= last);
+            let lacking = new.filter(|record| record.seq > applied.max(known_seq) && record.seq <= last);
             entries.extend(lacking.map(Record::entry));
-            self.indexes.apply(self.slots.disk(slot), vec![Change { slot, seq: last, reset, entries }]);
+            let change = Change { slot, seq: last, reset: false, entries };
+            self.indexes.apply(self.slots.disk(slot), vec![change]);
         }
         let mut row = known.map_or(1, |known| known.row);
         let mut done = Vec::new();
@@ -222,6 +236,11 @@ impl Writer {
 
     /// Makes the changes of one slot, and answers them; what waits for them, when all others are answered.
     fn group(&mut self, slot: Slot, ops: Vec<Op>) {
+        let (asides, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| matches!(op, Op::PutAside(_)));
+        for op in asides {
+            let replaced = self.put_aside(slot);
+            op.answer(replaced.map(|()| Answer::Done));
+        }
         let waits = |op: &Op| matches!(op, Op::Barrier(_) | Op::Digest(_));
         let (waiting, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(waits);
         if !ops.is_empty() {
@@ -294,6 +313,7 @@ impl Writer {
     /// After a commit that may be on disk or not: nobody reads or writes the slot until a restart has read its log.
     pub(super) fn in_doubt(&mut self, slot: Slot, error: &dyn std::fmt::Display) -> Error {
         self.databases.close(slot);
+        self.slots.suspect(slot);
         self.slots.fail(slot, format!("a commit failed: {error}; restart the server to read it again"));
         Error::new(
             Code::OutcomeUnknown,
@@ -327,8 +347,7 @@ impl Writer {
         match self.slots.state(slot) {
             State::Unchecked => self.check(slot),
             State::Unborn => {
-                self.bear(&[slot])?;
-                self.slots.digests.begin(slot);
+                self.bear_one(slot)?;
                 self.slots.set_ready(slot);
             }
             State::Ready | State::Failed => {}
@@ -336,20 +355,89 @@ impl Writer {
         self.slots.admit(slot)
     }
 
-    /// Puts slots on disk.
-    pub(super) fn bear(&mut self, slots: &[Slot]) -> Result<()> {
+    /// Puts slots on disk, and then on their disks' lists: only then may anything be committed in them.
+    pub(super) fn bear(&mut self, slots: &[Slot]) -> Vec<Result<()>> {
+        if slots.is_empty() {
+            return Vec::new();
+        }
         let dirs: Vec<&Path> = slots.iter().map(|slot| self.slots.dir(*slot)).collect();
-        let mut result = Ok(());
-        for (slot, outcome) in slots.iter().zip(birth::bear(&dirs)) {
-            match outcome {
-                Ok(()) => drop(self.unborn.remove(slot)),
-                Err(error) => {
-                    let code = if error.is_full() { Code::DiskFull } else { Code::SlotUnavailable };
-                    result = Err(Error::new(code, format!("slot {slot} cannot be made: {error}")));
+        let refused = |slot: Slot, full: bool, why: &dyn std::fmt::Display| {
+            let code = if full { Code::DiskFull } else { Code::SlotUnavailable };
+            Error::new(code, format!("slot {slot} cannot be made: {why}"))
+        };
+        let made = slots.iter().zip(birth::bear(&dirs));
+        let mut outcomes: Vec<Result<()>> =
+            made.map(|(slot, made)| made.map_err(|error| refused(*slot, error.is_full(), &error))).collect();
+        for disk in 0..self.journals.len() {
+            let made = slots
+                .iter()
+                .zip(&outcomes)
+                .filter(|(slot, outcome)| outcome.is_ok() && self.slots.disk(**slot) == disk);
+            let made: Vec<Slot> = made.map(|(slot, _)| *slot).collect();
+            if made.is_empty() {
+                continue;
+            }
+            if let Err(error) = self.rules.births.add(disk, &made) {
+                let full = error.raw_os_error() == Some(libc::ENOSPC);
+                for (slot, outcome) in slots.iter().zip(&mut outcomes).filter(|(slot, _)| made.contains(slot))
+                {
+                    *outcome = Err(refused(*slot, full, &error));
                 }
             }
         }
-        result
+        for (slot, _) in slots.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok()) {
+            self.unborn.remove(slot);
+            self.slots.digests.begin(*slot);
+        }
+        outcomes
+    }
+
+    pub(super) fn bear_one(&mut self, slot: Slot) -> Result<()> {
+        self.bear(&[slot]).pop().unwrap_or(Ok(()))
+    }
+
+    /// Puts all those slots of a batch on disk that will need it. Those that cannot be made say so when it is their turn.
+    fn bear_together(&mut self, groups: &[(Slot, Vec<Op>)]) {
+        let is_born = |(slot, ops): &&(Slot, Vec<Op>)| {
+            self.slots.state(*slot) == State::Unborn
+                && ops.iter().any(|op| !matches!(op, Op::Barrier(_) | Op::PutAside(_) | Op::Digest(_)))
+        };
+        let unborn: Vec<Slot> = groups.iter().filter(is_born).map(|(slot, _)| *slot).collect();
+        for (slot, outcome) in unborn.iter().zip(self.bear(&unborn)) {
+            if outcome.is_ok() {
+                self.slots.set_ready(*slot);
+            }
+        }
+    }
+
+    /// Gives a slot that has lost its database an empty one. All that it promised is forgotten, so that this is for slots only of
+    /// which nothing counts; a crash on the way leaves one that is found to be lost again.
+    fn put_aside(&mut self, slot: Slot) -> Result<()> {
+        if !self.slots.is_lost(slot) {
+            return Ok(());
+        }
+        let unavailable = |why: String| Error::new(Code::SlotUnavailable, format!("slot {slot}: {why}"));
+        if !self.slots.is_recovering(slot) {
+            return Err(unavailable("its vote counts: its database stays where it is".to_owned()));
+        }
+        let last_row = self.opened(slot).and_then(|db| query::next_row(db).ok()).map_or(0, |row| row.0);
+        self.databases.close(slot);
+        self.cursors.remove(&slot);
+        self.absent.forget(slot);
+        self.pending.give_up(slot);
+        for found in self.recovered.remove(&slot).unwrap_or_default() {
+            found.segment.keep();
+        }
+        aside::put_aside(self.slots.dir(slot))
+            .map_err(|error| unavailable(format!("its database cannot be put aside: {error}")))?;
+        self.bear_one(slot)?;
+        let begun = self.open(slot, true).and_then(|opened| query::begin_rows(&opened.db, last_row));
+        begun.map_err(|error| unavailable(format!("its new database cannot be used: {error}")))?;
+        self.indexes.forget(self.slots.disk(slot), slot);
+        self.slots.replaced(slot);
+        tracing::warn!(%slot, dir = %self.slots.dir(slot).display(),
+            "the database was put aside: the slot recovers from the other replicas");
+        Ok(())
     }
 
     /// The slot's connection, with commits that are synced one by one, or not. Opening one may need space for the

@@ -125,6 +125,11 @@ impl Indexes {
         self.disks.len()
     }
 
+    /// Forgets what is known of a slot: its database begins anew.
+    pub(super) fn forget(&self, disk: usize, slot: Slot) {
+        self.apply(disk, vec![Change { slot, seq: 0, reset: true, entries: Vec::new() }]);
+    }
+
     /// The last transaction seen of a slot when the indexes were opened.
     pub(super) fn applied(&self, slot: Slot) -> u64 {
         let number = slot.index() as u16;

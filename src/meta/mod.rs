@@ -6,8 +6,10 @@
 
 mod absent;
 mod apply;
+mod aside;
 mod batch;
 mod birth;
+pub mod births;
 mod commit;
 mod databases;
 mod digests;

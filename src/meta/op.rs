@@ -23,6 +23,8 @@ pub(super) enum Op {
     Settle(Reply<()>),
     /// Everything of the slot that was asked for before has been done, or refused.
     Barrier(Reply<()>),
+    /// Another database in the place of one that was lost.
+    PutAside(Reply<()>),
     /// The next rows are taken into the slot's digest; false: there are more.
     Digest(Reply<bool>),
     Put(Box<NewBlob>, Reply<Stored>),
@@ -105,7 +107,7 @@ impl Op {
     pub(super) fn apply(&self, db: &Connection, told: Told<'_>) -> std::result::Result<Answer, Failure> {
         let moment = told.moment;
         Ok(match self {
-            Self::Settle(_) | Self::Barrier(_) | Self::Digest(_) => Answer::Done,
+            Self::Settle(_) | Self::Barrier(_) | Self::PutAside(_) | Self::Digest(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
             Self::Stage { staged, blob_id, parts, .. } => {
                 Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
@@ -123,8 +125,12 @@ impl Op {
             }
             Self::Peer { request, data, around, .. } => {
                 let context = told.context.ok_or_else(no_cluster)?;
+                let mut around = *around;
+                if let Some(data) = data {
+                    around.has_data &= replica::has_staged(db, data)?;
+                }
                 let mut rows = Replica::new(db, moment, data.as_ref());
-                let reply = participant::answer(&mut rows, context, *around, request)?;
+                let reply = participant::answer(&mut rows, context, around, request)?;
                 Answer::Peer(reply, rows.changes)
             }
             Self::Sweep(blob, _) => {
@@ -179,7 +185,10 @@ impl Op {
             let _ = reply.send(result.and_then(|answer| pick(answer).ok_or_else(stopped)));
         }
         match self {
-            Self::Settle(reply) | Self::Barrier(reply) | Self::Dropped { reply, .. } => {
+            Self::Settle(reply)
+            | Self::Barrier(reply)
+            | Self::PutAside(reply)
+            | Self::Dropped { reply, .. } => {
                 send(reply, result, |_| Some(()));
             }
             Self::Put(_, reply) => {

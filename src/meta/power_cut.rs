@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use futures_channel::oneshot;
 
+use super::births::Births;
 use super::commit::{Writer, into_groups};
 use super::index::{Indexes, Listing, Seek};
 use super::journal::{Journals, Started};
@@ -23,6 +24,7 @@ use super::writer::Rules;
 use super::{index, query};
 use crate::base::error::{Code, Result};
 use crate::base::slot::Slot;
+use crate::base::slot_set::SlotSet;
 use crate::io::ballast::Ballast;
 
 /// A node's metadata with one writer on one disk, driven by hand.
@@ -51,6 +53,7 @@ impl Rig {
             keep_versions: 0,
             ballast: Arc::clone(&ballast),
             open_databases: 300,
+            births: Arc::new(Births::new([(root.to_owned(), SlotSet::default())])),
             roster: None,
         };
         let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).unwrap();

@@ -10,7 +10,10 @@ use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Part, Parts};
-use crate::limits::PARTS_PER_CHUNK;
+use crate::limits::{CHUNK_SIZE, PARTS_PER_CHUNK};
+
+/// What row numbers grow by from one database of a slot to the next, at least.
+const ROWS_PER_SECOND: i64 = 128;
 
 /// The columns that [`record`] reads, and the rest of the question.
 macro_rules! select_record {
@@ -190,6 +193,21 @@ pub(super) fn chunk_ids(
         .collect()
 }
 
+/// All chunk ids of a live version that has its chunks; none: the blob is no such version.
+pub(super) fn chunks_of(
+    db: &Connection,
+    blob_id: BlobId,
+) -> std::result::Result<Option<Vec<ChunkId>>, Failure> {
+    let found: Option<(i64, u64)> = db
+        .prepare_cached(
+            "SELECT pk, size FROM blobs WHERE blob_id = ?1 AND tombstoned_at IS NULL AND hollow = 0",
+        )?
+        .query_row([blob_id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let Some((row, size)) = found else { return Ok(None) };
+    chunk_ids(db, Row(row), 0, size.div_ceil(CHUNK_SIZE)).map(Some)
+}
+
 /// Whether a blob has a row, tombstoned or not.
 pub(super) fn is_known(db: &Connection, blob_id: BlobId) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM blobs WHERE blob_id = ?1")?.exists([blob_id.to_string()])
@@ -235,6 +253,21 @@ fn changed_since(db: &Connection, seq: u64) -> Result<Vec<String>> {
 /// Rows of uploads that never came to a commit.
 pub(super) fn staged(db: &Connection) -> Result<Vec<Row>> {
     db.prepare_cached("SELECT pk FROM uploads")?.query_map([], |row| row.get(0).map(Row))?.collect()
+}
+
+/// Has the row numbers of an empty database begin where none was given by the one whose place it takes: whoever still has one of
+/// those finds nothing under it, instead of another blob. `given`: the highest that is known.
+pub(super) fn begin_rows(db: &Connection, given: i64) -> Result<()> {
+    // No slot gets more than a hundred versions a second for long; 39 bits are enough for a century.
+    let by_time = Timestamp::now().seconds().saturating_mul(ROWS_PER_SECOND);
+    db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES ('blobs', ?1)", [by_time.max(given)]).map(drop)
+}
+
+/// Blobs of uploads that never came to a commit, or have not yet.
+pub(super) fn staged_blobs(db: &Connection) -> Result<Vec<BlobId>> {
+    db.prepare_cached("SELECT blob_id FROM uploads")?
+        .query_map([], |row| row.get_ref(0)?.as_str()?.parse().map_err(|_| corrupt("blob_id")))?
+        .collect()
 }
 
 /// A row number that no version and no upload has had.

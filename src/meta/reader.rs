@@ -55,6 +55,8 @@ enum Question {
     ChunkIds { row: Row, first: u64, count: u64, reply: Reply<Vec<ChunkId>> },
     Admit { path: String, version: Option<u64>, conditions: Conditions, reply: Reply<()> },
     IsKnown { blob_id: BlobId, reply: Reply<bool> },
+    Chunks { blob_id: BlobId, reply: Reply<Option<Vec<ChunkId>>> },
+    Staged { reply: Reply<Vec<BlobId>> },
     Undropped { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, BlobId)>> },
     Peer { request: Box<peer::Request>, reply: Reply<peer::Response> },
     InDoubt { until: Timestamp, limit: usize, reply: Reply<Vec<(String, InDoubt)>> },
@@ -210,6 +212,16 @@ impl Readers {
         self.ask(slot, |reply| Question::IsKnown { blob_id, reply }).await
     }
 
+    /// All chunks of a live version that has them all; none: the blob is no such version.
+    pub async fn chunks_of(&self, slot: Slot, blob_id: BlobId) -> Result<Option<Vec<ChunkId>>> {
+        self.ask(slot, |reply| Question::Chunks { blob_id, reply }).await
+    }
+
+    /// Blobs of which parts are staged.
+    pub async fn staged(&self, slot: Slot) -> Result<Vec<BlobId>> {
+        self.ask(slot, |reply| Question::Staged { reply }).await
+    }
+
     /// Versions tombstoned at or before `until` whose chunks are still there.
     pub async fn undropped(&self, slot: Slot, until: Timestamp, limit: usize) -> Result<Vec<(Row, BlobId)>> {
         self.ask(slot, |reply| Question::Undropped { until, limit, reply }).await
@@ -220,7 +232,8 @@ struct Reader {
     slots: Arc<Slots>,
     roster: Option<Arc<Roster>>,
     ballast: Arc<Vec<Ballast>>,
-    databases: Databases,
+    /// With the incarnation of the slot that each belongs to.
+    databases: Databases<(u32, Connection)>,
 }
 
 impl Reader {
@@ -267,6 +280,12 @@ impl Reader {
             }
             Question::IsKnown { blob_id, reply } => {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(false), |db| replica::is_named(db, blob_id))?));
+            }
+            Question::Chunks { blob_id, reply } => {
+                self.reply(slot, reply, |db| db.map_or(Ok(None), |db| query::chunks_of(db, blob_id)));
+            }
+            Question::Staged { reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), query::staged_blobs)?));
             }
             Question::Peer { request, reply } => {
                 let recovering = self.slots.is_recovering(slot);
@@ -318,9 +337,15 @@ impl Reader {
     }
 
     /// The slot's connection. Opening one may need space for the log's index, and then gets the ballast.
-    fn open(&mut self, slot: Slot) -> rusqlite::Result<&Connection> {
+    fn open(&mut self, slot: Slot, incarnation: u32) -> rusqlite::Result<&Connection> {
         let (slots, ballast) = (&self.slots, &self.ballast[self.slots.disk(slot)]);
-        self.databases.get(slot, || ballast.lend(|| schema::open_reader(slots.dir(slot))))
+        if self.databases.peek(slot).is_some_and(|(of, _)| *of != incarnation) {
+            self.databases.close(slot);
+        }
+        let opened = self
+            .databases
+            .get(slot, || Ok((incarnation, ballast.lend(|| schema::open_reader(slots.dir(slot)))?)));
+        opened.map(|(_, db)| db)
     }
 
     /// Answers by the slot's database; an unborn slot has none.
@@ -330,9 +355,10 @@ impl Reader {
         reply: Reply<T>,
         answer: impl FnOnce(Option<&Connection>) -> std::result::Result<T, Failure>,
     ) {
+        let incarnation = self.slots.incarnation(slot);
         let result = match self.slots.state(slot) {
             State::Unborn => answer(None),
-            _ => match self.open(slot) {
+            _ => match self.open(slot, incarnation) {
                 Ok(db) => answer(Some(db)),
                 Err(error) => Err(error.into()),
             },
@@ -341,6 +367,11 @@ impl Reader {
             Failure::Refused(error) => error,
             Failure::Sql(error) => {
                 self.databases.close(slot);
+                if self.slots.incarnation(slot) != incarnation {
+                    // What is wrong with the one before is known.
+                    let message = format!("slot {slot} has another database now: try again");
+                    return Error::new(Code::SlotUnavailable, message);
+                }
                 refusal(&self.slots, slot, &error)
             }
         });

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, Result, Row as SqlRow};
 use super::apply::{self, Moment};
 use super::op::Changes;
 use super::query::{self, corrupt};
+use super::schema::part_keys;
 use super::types::{BlobMeta, Row};
 use crate::antientropy::digest;
 use crate::base::clock::Timestamp;
@@ -174,12 +175,24 @@ fn staged(db: &Connection, blob: BlobId) -> Result<Option<Row>> {
         .optional()
 }
 
+/// Whether those parts of a blob are here that were staged: another database may have taken the place of the one that had them.
+pub(super) fn has_staged(db: &Connection, data: &Uploaded) -> Result<bool> {
+    if data.parts.first == 0 {
+        return Ok(true);
+    }
+    let Some(row) = staged(db, data.blob_id)? else { return Ok(false) };
+    let count: u64 = db
+        .prepare_cached("SELECT count(*) FROM parts WHERE key BETWEEN ?1 AND ?2")?
+        .query_row(part_keys(row), |row| row.get(0))?;
+    Ok(count >= data.parts.first)
+}
+
 /// Forgets what was staged of a blob.
 pub(super) fn discard(db: &Connection, blob: BlobId) -> Result<()> {
     apply::abandon(db, staged(db, blob)?)
 }
 
-/// Gives a hollow version its chunks; false: it is not hollow any more, or deleted.
+/// Gives a hollow version its chunks; false: it is not hollow any more, or deleted, or what was staged of them is gone.
 pub(super) fn fill(db: &Connection, data: &Uploaded, seq: u64) -> Result<bool> {
     let row: Option<i64> = db
         .prepare_cached(
@@ -188,6 +201,9 @@ pub(super) fn fill(db: &Connection, data: &Uploaded, seq: u64) -> Result<bool> {
         .query_row((data.blob_id.to_string(), &data.content()[..]), |row| row.get(0))
         .optional()?;
     let Some(row) = row.map(Row) else { return Ok(false) };
+    if !has_staged(db, data)? {
+        return Ok(false);
+    }
     if let Some(from) = staged(db, data.blob_id)? {
         apply::move_parts(db, from, row)?;
         apply::abandon(db, Some(from))?;

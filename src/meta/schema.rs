@@ -11,7 +11,7 @@ use std::{fs, io};
 use rusqlite::config::DbConfig;
 use rusqlite::ffi::{
     SQLITE_IOERR_DIR_FSYNC, SQLITE_IOERR_FSYNC, SQLITE_IOERR_READ, SQLITE_IOERR_SHMSIZE,
-    SQLITE_IOERR_SHORT_READ,
+    SQLITE_IOERR_SHORT_READ, SQLITE_MISMATCH,
 };
 use rusqlite::hooks::Wal;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -20,10 +20,13 @@ use super::types::Row;
 use crate::io::steps;
 
 /// File name of a slot's database.
-pub(super) const FILE: &str = "meta.sqlite3";
+pub const FILE: &str = "meta.sqlite3";
 
 /// Its name while it is made.
 pub(super) const NEW_FILE: &str = "meta.sqlite3.new";
+
+/// What the names of databases begin with that were put aside.
+pub(super) const DAMAGED: &str = "meta.sqlite3.damaged-";
 
 /// "AmBr" in the file's header: this is a slot of AmberBlob.
 const APPLICATION_ID: i32 = 0x416d_4272;
@@ -136,12 +139,17 @@ pub enum Durability {
 /// What a slot's directory holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing, or what a birth that a crash cut off left.
+    /// Nothing, or what a birth that a crash cut off left, or databases that were put aside.
     Nothing,
     /// A database.
     Database,
     /// Blobs or logs of a database that is not there.
     Remains,
+}
+
+/// Whether there is a database in a slot's directory.
+pub(super) fn exists(dir: &Path) -> bool {
+    dir.join(FILE).exists()
 }
 
 /// Looks into a slot's directory.
@@ -160,7 +168,8 @@ pub fn find(dir: &Path) -> io::Result<Found> {
         if name == FILE {
             return Ok(Found::Database);
         }
-        if !name.to_string_lossy().starts_with(NEW_FILE) {
+        let name = name.to_string_lossy();
+        if !name.starts_with(NEW_FILE) && !name.starts_with(DAMAGED) {
             found = Found::Remains;
         }
     }
@@ -221,13 +230,25 @@ pub(super) fn is_full(error: &rusqlite::Error) -> bool {
         || error.sqlite_extended_error_code() == Some(SQLITE_IOERR_SHMSIZE)
 }
 
-/// Whether the database is damaged, as opposed to out of reach for now.
+/// Whether the database cannot be used, as opposed to out of reach for now.
 pub(super) fn is_damaged(error: &rusqlite::Error) -> bool {
+    is_lost(error) || is_failed_sync(error) || error.sqlite_error_code() == Some(ErrorCode::TypeMismatch)
+}
+
+/// Whether the database does not have any more what it had: bytes of it are others, or cannot be read.
+pub(super) fn is_lost(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
-        || is_failed_sync(error)
         || error
             .sqlite_extended_error_code()
             .is_some_and(|code| [SQLITE_IOERR_READ, SQLITE_IOERR_SHORT_READ].contains(&code))
+}
+
+/// Whether the disk may be to blame.
+pub(super) fn is_disks(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::SystemIoFailure | ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+    )
 }
 
 /// Syncs the log that a killed process left: what a reader of it will see must be on disk.
@@ -236,7 +257,12 @@ pub(super) fn is_damaged(error: &rusqlite::Error) -> bool {
 /// Those of fsync(2).
 pub(super) fn sync_log(dir: &Path) -> io::Result<()> {
     match fs::File::open(dir.join(format!("{FILE}-wal"))) {
-        Ok(log) => log.sync_all().and_then(|()| steps::sync_dir(dir)),
+        Ok(log) => {
+            log.sync_all()?;
+            // After a sync that failed in the last run, memory may say what the disk does not.
+            rustix::fs::fadvise(&log, 0, None, rustix::fs::Advice::DontNeed)?;
+            steps::sync_dir(dir)
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
     }
@@ -255,6 +281,8 @@ pub(super) fn open_writer(dir: &Path, durability: Durability) -> rusqlite::Resul
 pub(super) fn open_reader(dir: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let db = Connection::open_with_flags(dir.join(FILE), flags)?;
+    // The last one to close would remove the log by its name, which another database may have by then.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     db.busy_timeout(Duration::from_secs(5))?;
     db.pragma_update(None, "cache_size", -CACHE_KIB)?;
     plan_once(&db)?;
@@ -319,10 +347,10 @@ fn check_identity(db: &Connection) -> rusqlite::Result<()> {
     if (application, version) == (APPLICATION_ID, VERSION) {
         return Ok(());
     }
-    Err(rusqlite::Error::SqliteFailure(
-        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_NOTADB),
-        Some(format!(
-            "not a slot database of format {VERSION} (application {application:#x}, version {version})"
-        )),
-    ))
+    let (code, what) = if application == APPLICATION_ID {
+        (SQLITE_MISMATCH, format!("written by another release (format {version}, this one reads {VERSION})"))
+    } else {
+        (rusqlite::ffi::SQLITE_NOTADB, format!("not a slot database (application {application:#x})"))
+    };
+    Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), Some(what)))
 }

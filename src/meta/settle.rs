@@ -20,7 +20,7 @@ use super::schema::is_full;
 use super::slots::State;
 use super::writer::refusal;
 use super::{apply, query};
-use crate::base::error::Result;
+use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::limits::{QUIET, SETTLE_ROUND, SETTLERS};
 
@@ -71,7 +71,7 @@ impl Writer {
 
     fn settle_slots(&mut self, slots: &[Slot]) -> bool {
         let unborn: Vec<Slot> = slots.iter().copied().filter(|slot| self.unborn.contains(slot)).collect();
-        let born = unborn.is_empty() || self.bear(&unborn).is_ok();
+        let born = self.bear(&unborn).iter().all(Result::is_ok);
         // Those that could not be made say so once more.
         let mut opened = Vec::with_capacity(slots.len());
         let mut all = born;
@@ -123,6 +123,9 @@ impl Writer {
 
     fn take_out(&mut self, slot: Slot) -> Result<Opened> {
         self.slots.admit(slot)?;
+        if self.unborn.contains(&slot) {
+            return Err(Error::new(Code::SlotUnavailable, format!("slot {slot} cannot be made for now")));
+        }
         let opened = self.open(slot, false).map(drop);
         let opened = opened.and_then(|()| self.databases.take(slot).ok_or_else(|| query::corrupt("table")));
         opened.map_err(|error| self.refuse(slot, &error))
@@ -135,7 +138,7 @@ impl Writer {
         }
         self.slots.admit(slot)?;
         if self.unborn.contains(&slot) {
-            self.bear(&[slot])?;
+            self.bear_one(slot)?;
         }
         let opened = self.take_out(slot)?;
         let outcome = write(opened.db(), self.pending.of(slot));
@@ -158,7 +161,7 @@ impl Writer {
         Ok(())
     }
 
-    fn refuse(&mut self, slot: Slot, error: &rusqlite::Error) -> crate::base::error::Error {
+    fn refuse(&mut self, slot: Slot, error: &rusqlite::Error) -> Error {
         self.databases.close(slot);
         let error = refusal(&self.slots, slot, error);
         if self.slots.state(slot) == State::Failed {

@@ -3,11 +3,14 @@
 //! A slot's generation is odd while a commit is under way, in which readers may already see it, and even otherwise. An
 //! answer read at an even generation is good while the generation is the same (a sequence lock, Lameter 2005).
 //!
+//! A slot whose database has lost what it promised is out of service; where other replicas can give it back, another database
+//! takes its place, which makes another incarnation of the slot: what was opened or read of the former is of no use any more.
+//!
 //! A slot is pending while its database lacks versions that the journal has: whoever wants to know what the slot holds
 //! has its writer bring them there first.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::digests::Digests;
@@ -44,6 +47,8 @@ struct Entry {
     oldest_prepared: AtomicI64,
     recovering: AtomicBool,
     hollow: AtomicU64,
+    lost: AtomicBool,
+    incarnation: AtomicU32,
     reason: Mutex<String>,
 }
 
@@ -51,6 +56,8 @@ struct Entry {
 pub struct Slots {
     entries: Vec<Entry>,
     pub(super) digests: Digests,
+    /// Disks that something went wrong on, by number.
+    suspected: Vec<AtomicBool>,
 }
 
 impl Slots {
@@ -66,9 +73,14 @@ impl Slots {
             oldest_prepared: AtomicI64::new(NEVER),
             recovering: AtomicBool::new(false),
             hollow: AtomicU64::new(0),
+            lost: AtomicBool::new(false),
+            incarnation: AtomicU32::new(0),
             reason: Mutex::default(),
         };
-        Self { entries: slots.map(entry).collect(), digests: Digests::default() }
+        let entries: Vec<Entry> = slots.map(entry).collect();
+        let disks = entries.iter().map(|entry| entry.disk + 1).max().unwrap_or(0);
+        let suspected = (0..disks).map(|_| AtomicBool::new(false)).collect();
+        Self { entries, digests: Digests::default(), suspected }
     }
 
     fn entry(&self, slot: Slot) -> &Entry {
@@ -118,8 +130,48 @@ impl Slots {
         self.entry(slot).pending.load(Ordering::SeqCst)
     }
 
+    /// The slot is in service, unless its disk has failed meanwhile.
     pub(super) fn set_ready(&self, slot: Slot) {
-        self.entry(slot).state.store(State::Ready as u8, Ordering::Release);
+        let ready = |state| (state != State::Failed as u8).then_some(State::Ready as u8);
+        let _ = self.entry(slot).state.fetch_update(Ordering::AcqRel, Ordering::Acquire, ready);
+    }
+
+    /// The slot has no database, and nothing is known of it.
+    pub(super) fn set_unborn(&self, slot: Slot) {
+        self.entry(slot).state.store(State::Unborn as u8, Ordering::Release);
+    }
+
+    /// The slot has no database, and yet something may be known of it: its writer looks first.
+    pub(super) fn set_unchecked(&self, slot: Slot) {
+        self.entry(slot).state.store(State::Unchecked as u8, Ordering::Release);
+    }
+
+    /// Takes a slot out of service whose database is gone, damaged, or older than it was.
+    pub fn lose(&self, slot: Slot, reason: impl Into<String>) {
+        self.entry(slot).lost.store(true, Ordering::Release);
+        self.fail(slot, reason);
+    }
+
+    /// Whether the slot is out of service for that reason.
+    pub fn is_lost(&self, slot: Slot) -> bool {
+        self.state(slot) == State::Failed && self.entry(slot).lost.load(Ordering::Acquire)
+    }
+
+    /// Another database has taken the place of the one that was lost.
+    pub(super) fn replaced(&self, slot: Slot) {
+        let entry = self.entry(slot);
+        self.set_oldest_tombstone(slot, None);
+        self.set_oldest_prepared(slot, None);
+        entry.hollow.store(false, Ordering::Release);
+        entry.incarnation.fetch_add(1, Ordering::AcqRel);
+        entry.generation.fetch_add(2, Ordering::SeqCst);
+        entry.lost.store(false, Ordering::Release);
+        entry.state.store(State::Ready as u8, Ordering::Release);
+    }
+
+    /// Which database the slot has: how many were lost before it, in this run.
+    pub(super) fn incarnation(&self, slot: Slot) -> u32 {
+        self.entry(slot).incarnation.load(Ordering::Acquire)
     }
 
     /// Takes a slot out of service.
@@ -128,6 +180,26 @@ impl Slots {
         tracing::error!(%slot, %reason, "slot out of service");
         *self.entry(slot).reason.lock().unwrap_or_else(PoisonError::into_inner) = reason;
         self.entry(slot).state.store(State::Failed as u8, Ordering::Release);
+    }
+
+    /// Takes all slots of a disk out of service.
+    pub fn fail_all(&self, disk: usize, reason: &str) {
+        for entry in self.entries.iter().filter(|entry| entry.disk == disk) {
+            reason.clone_into(&mut entry.reason.lock().unwrap_or_else(PoisonError::into_inner));
+            entry.state.store(State::Failed as u8, Ordering::Release);
+        }
+    }
+
+    /// Something went wrong that the slot's disk may be to blame for.
+    pub(super) fn suspect(&self, slot: Slot) {
+        self.suspected[self.disk(slot)].store(true, Ordering::Release);
+    }
+
+    /// Whether something did on a disk; from then on it did not.
+    pub fn take_suspicion(&self, disk: usize) -> bool {
+        self.suspected
+            .get(disk)
+            .is_some_and(|it| it.load(Ordering::Acquire) && it.swap(false, Ordering::AcqRel))
     }
 
     /// Why a slot is out of service.

@@ -12,12 +12,13 @@ use async_channel::Sender;
 use bytes::Bytes;
 use futures_channel::oneshot;
 
+use super::births::Births;
 use super::commit::Writer;
 use super::index::Indexes;
 use super::journal::{Journals, Recovered};
 use super::op::{Op, stopped};
 use super::replica::Uploaded;
-use super::schema::{self, Durability, is_damaged, is_full};
+use super::schema::{self, Durability, is_damaged, is_disks, is_full, is_lost};
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, NewBlob, Reply, Row, Stored, Which};
 use crate::base::error::{Code, Error, Result};
@@ -44,6 +45,8 @@ pub struct Rules {
     pub ballast: Arc<Vec<Ballast>>,
     /// Databases that one thread keeps open.
     pub open_databases: usize,
+    /// Which slots were born on each disk.
+    pub births: Arc<Births>,
     /// The replicas of all slots, in a cluster.
     pub roster: Option<Arc<Roster>>,
 }
@@ -73,6 +76,12 @@ impl Writers {
         for found in recovered {
             let slot = found.record.slot;
             shares[slot.core(cores)].entry(slot).or_default().push(found);
+        }
+        // A slot without a database is in service from the start, but not where a journal or an index knows of it.
+        for slot in Slot::all().filter(|slot| slots.state(*slot) == State::Unborn) {
+            if indexes.applied(slot) > 0 || shares[slot.core(cores)].contains_key(&slot) {
+                slots.set_unchecked(slot);
+            }
         }
         let start = |(core, recovered)| {
             let (queue, ops) = async_channel::bounded(WRITER_QUEUE);
@@ -141,6 +150,15 @@ impl Writers {
         }
     }
 
+    /// Puts the database of a slot aside that has lost what it promised, and makes an empty one. Only of a slot that recovers:
+    /// nothing of it counts until it has everything again.
+    pub async fn put_aside(&self, slot: Slot) -> Result<()> {
+        let (reply, done) = oneshot::channel();
+        let queue = &self.queues[slot.core(self.queues.len())];
+        queue.send((slot, Op::PutAside(reply))).await.map_err(|_| stopped())?;
+        done.await.map_err(|_| stopped())?
+    }
+
     /// Makes a blob visible; its chunks are on disk.
     pub async fn put(&self, slot: Slot, blob: NewBlob) -> Result<Stored> {
         self.ask(slot, |reply| Op::Put(Box::new(blob), reply)).await
@@ -206,8 +224,16 @@ pub(super) fn refusal(slots: &Slots, slot: Slot, error: &rusqlite::Error) -> Err
     if is_full(error) {
         return Error::new(Code::DiskFull, "the disk is full: delete blobs or add space, then try again");
     }
+    if is_disks(error) {
+        slots.suspect(slot);
+    }
     if is_damaged(error) {
-        slots.fail(slot, format!("{}: {error}", slots.dir(slot).join(schema::FILE).display()));
+        let reason = format!("{}: {error}", slots.dir(slot).join(schema::FILE).display());
+        if is_lost(error) {
+            slots.lose(slot, reason);
+        } else {
+            slots.fail(slot, reason);
+        }
         return Error::new(
             Code::SlotUnavailable,
             format!("slot {slot} is out of service: {error}; see /readyz"),

@@ -1,5 +1,7 @@
 //! The catalogue of metrics: every name, unit and help text in one list. Prometheus text format.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,6 +29,13 @@ pub struct CoreLabels {
 pub struct DiskLabels {
     /// Its directory.
     pub disk: String,
+}
+
+/// Labels of what the sweep removed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct SweptLabels {
+    /// What it was: `directory`, `chunk`, `temporary` or `try`.
+    pub kind: &'static str,
 }
 
 /// What the server counts.
@@ -70,6 +79,8 @@ pub struct Metrics {
     pub registry_failures: Counter,
     /// Directories of unfinished uploads removed.
     pub orphans_removed: Counter,
+    /// What nothing named any more and was removed.
+    pub swept: Family<SweptLabels, Counter>,
     /// Deleted versions whose chunks were removed.
     pub versions_dropped: Counter,
     /// Comparisons of this node's replicas with those of another node.
@@ -88,6 +99,12 @@ pub struct Metrics {
     pub hollow_versions: Gauge,
     /// Slots that have such versions.
     pub hollow_slots: Gauge,
+    /// How each disk is.
+    pub disk_state: Family<DiskLabels, Gauge>,
+    /// What each disk's last probe took.
+    pub disk_latency: Family<DiskLabels, Gauge<f64, AtomicU64>>,
+    /// Databases of slots that were put aside because they had lost what they had.
+    pub databases_lost: Counter,
     /// Operations of the bulk rings under way.
     pub bulk_depth: Gauge,
     /// Operations of the bulk rings begun.
@@ -202,9 +219,25 @@ impl Metrics {
             self.orphans_removed.clone(),
         );
         list.register(
+            "swept",
+            "What nothing named any more and was removed: directories of uploads, chunks, temporary files, rows of tries",
+            self.swept.clone(),
+        );
+        list.register(
             "versions_dropped",
             "Deleted versions whose chunks were removed",
             self.versions_dropped.clone(),
+        );
+        list.register("disk_state", "How each disk is: 0 good, 1 slow, 2 failed", self.disk_state.clone());
+        list.register(
+            "disk_probe_seconds",
+            "Time that each disk's last probe took: a small file written, synced, read and removed",
+            self.disk_latency.clone(),
+        );
+        list.register(
+            "databases_lost",
+            "Databases of slots that were gone, damaged or older than they were, and were replaced from other nodes",
+            self.databases_lost.clone(),
         );
         list.register(
             "sync_rounds",

@@ -12,7 +12,6 @@ mod http;
 pub mod record;
 mod redis;
 pub mod settings;
-pub mod slot_set;
 
 /// The way out where a server does not take the user or the password.
 const CHECK_PASSWORD: &str =

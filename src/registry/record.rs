@@ -9,8 +9,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::slot_set::SlotSet;
 use crate::base::slot::Slot;
+use crate::base::slot_set::SlotSet;
 use crate::base::topology::Topology;
 use crate::limits::{ANNOUNCEMENT_MAX, DISKS_MAX, NODE_NAME_MAX, NODES_MAX, SLOTS};
 

@@ -103,6 +103,9 @@ impl Blob {
             size: self.size(),
         };
         let rescue = async |failure: &ReadError, range: Range<u64>, sums: &[u32]| {
+            if let ReadError::Io { error, .. } = failure {
+                node.disk(self.slot).health().note_read(error);
+            }
             self.rescue(failure.to_string(), range, sums).await
         };
         let block = source.read(&node.cache, &self.core.files, part, piece, rescue).await;

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_channel::Receiver;
-use monoio::blocking::DefaultThreadPool;
 use monoio::net::{TcpListener, TcpStream};
 use monoio::time::sleep;
 use monoio::{IoUringDriver, RuntimeBuilder};
@@ -27,9 +26,10 @@ use crate::io::budget::Budget;
 use crate::io::bulk::Bulk;
 use crate::io::hashing::Hashing;
 use crate::io::listen;
+use crate::io::storage::StorageThreads;
 use crate::limits::{
     BLOCKS_HELD, BULK_LAST_WAIT, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD,
-    RESCUES_HELD, RING_ENTRIES, STOP_TIME, STORAGE_THREADS,
+    RESCUES_HELD, RING_ENTRIES, STOP_TIME,
 };
 use crate::metrics::RequestLabels;
 
@@ -158,10 +158,11 @@ pub fn run(
     peer_listener: Option<std::net::TcpListener>,
     stop: Receiver<()>,
 ) -> io::Result<()> {
+    let storage = StorageThreads::start(number)?;
     let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
         .enable_timer()
         .with_entries(RING_ENTRIES)
-        .attach_thread_pool(Box::new(DefaultThreadPool::new(STORAGE_THREADS)))
+        .attach_thread_pool(Box::new(storage.pool()))
         .build()?;
     runtime.block_on(async move {
         let core = Core::new(number, node)?;
@@ -170,7 +171,7 @@ pub fn run(
         if let Some(listener) = peer_listener {
             listeners.push((Rc::new(TcpListener::from_std(listener)?), Plane::Peer(None)));
         }
-        monoio::spawn(close_idle_files(Rc::clone(&core)));
+        monoio::spawn(look_after_files(Rc::clone(&core), Arc::clone(&storage)));
         monoio::spawn(adopt(Rc::clone(&core)));
         if let Some(cluster) = &core.node.cluster {
             monoio::spawn(peers::run(Rc::clone(&core), Arc::clone(cluster)));
@@ -188,6 +189,7 @@ pub fn run(
         }
         finish(&core).await;
         core.bulk.close(BULK_LAST_WAIT).await;
+        storage.close();
         Ok(())
     })
 }
@@ -221,10 +223,11 @@ async fn accept(core: Rc<Core>, listener: Rc<TcpListener>, plane: Plane) {
 }
 
 /// Until the core's runtime ends.
-async fn close_idle_files(core: Rc<Core>) {
+async fn look_after_files(core: Rc<Core>, storage: Arc<StorageThreads>) {
     loop {
         sleep(OPEN_CHUNK_IDLE / 5).await;
         core.files.close_idle();
+        storage.relieve();
     }
 }
 

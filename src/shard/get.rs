@@ -98,7 +98,7 @@ enum Mine {
 pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Query) -> Handled {
     let asked = Asked::new(head, path, query)?;
     let slot = Slot::of(path);
-    if replicated::wants_local(query) && replicated::is_here(core, slot) {
+    if replicated::wants_local(query) && replicated::is_here(core, slot) && !replicated::is_out(core, slot) {
         return match mine(core, &asked).await? {
             Mine::Live(_, handled) => handled,
             Mine::Missing(failure) => Err(failure),

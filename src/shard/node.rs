@@ -17,6 +17,7 @@ use crate::chunk::sweep::LiveUploads;
 use crate::io::bulk::Counts;
 use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
+use crate::io::health;
 use crate::io::send_mode::Mode;
 use crate::meta::index::Indexes;
 use crate::meta::reader::Readers;
@@ -113,14 +114,38 @@ impl Node {
         if unchecked > 0 {
             troubles.push(format!("recovering: {unchecked} slots are still to be checked after the start"));
         }
-        for slot in Slot::all().filter(|slot| self.slots.state(*slot) == State::Failed) {
-            troubles.push(format!("slot {slot}: {}", self.slots.reason(slot)));
+        for disk in self.disks.iter().filter(|disk| disk.health().has_failed()) {
+            troubles.push(format!(
+                "disk {} has failed: {}: its slots are out of service: replace it, and start again",
+                disk.root().display(),
+                disk.health().reason()
+            ));
+        }
+        let has_others = self.cluster.as_ref().is_some_and(|cluster| cluster.topology().replica_count() > 1);
+        let failed =
+            |slot: &Slot| self.slots.state(*slot) == State::Failed && !self.disk(*slot).health().has_failed();
+        for slot in Slot::all().filter(failed) {
+            let way_out = match (self.slots.is_lost(slot), has_others) {
+                (false, _) => "",
+                (true, true) => ": it is put aside, and the slot recovers from other nodes",
+                (true, false) => ": put back a good copy of it, and start again",
+            };
+            troubles.push(format!("slot {slot}: {}{way_out}", self.slots.reason(slot)));
         }
         if let Some(cluster) = &self.cluster {
             troubles.extend(cluster.troubles());
         }
         troubles.extend((0..self.disks.len()).filter_map(|disk| self.indexes.trouble(disk)));
         troubles
+    }
+
+    /// What an operator may want to know although the node is ready.
+    pub fn notices(&self) -> Vec<String> {
+        let slow = self.disks.iter().filter(|disk| disk.health().state() == health::State::Slow);
+        slow.map(|disk| {
+            format!("disk {} is slow: it took {:?} to answer", disk.root().display(), disk.health().latency())
+        })
+        .collect()
     }
 
     /// Whether every slot has been looked at since the start.

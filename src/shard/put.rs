@@ -92,7 +92,7 @@ fn admit(core: &Core, head: &Head, path: BlobPath, query: &Query) -> Result<Requ
         if core.node.cluster.is_none() {
             core.node.slots.admit(slot)?;
         }
-        if !core.node.disk(slot).has_room(length) {
+        if !replicated::is_out(core, slot) && !core.node.disk(slot).has_room(length) {
             return Err(disk_full().into());
         }
     }

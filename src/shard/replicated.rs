@@ -43,6 +43,11 @@ pub(super) fn is_here(core: &Core, slot: Slot) -> bool {
     core.node.cluster.as_ref().is_none_or(|cluster| cluster.topology().is_mine(slot))
 }
 
+/// Whether this node's replica of a slot is out of service and others may do.
+pub(super) fn is_out(core: &Core, slot: Slot) -> bool {
+    core.node.cluster.is_some() && core.node.slots.state(slot) == State::Failed
+}
+
 /// This node as a replica of a slot; none: there is one replica, which is here, and nobody to ask.
 ///
 /// # Errors

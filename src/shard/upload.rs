@@ -160,6 +160,7 @@ impl<'a> Upload<'a> {
         if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
             return disk_full().into();
         }
+        self.core.node.disk(self.slot).health().note_write(error);
         tracing::error!(slot = %self.slot, blob = %self.blob, %error, "cannot write a chunk");
         Error::new(Code::Internal, format!("slot {}: the blob cannot be written: {error}", self.slot)).into()
     }

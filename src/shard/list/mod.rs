@@ -48,16 +48,16 @@ pub(super) async fn list(core: &Rc<Core>, query: &Query) -> Handled {
         return refuse(Code::SlotUnavailable, format!("a listing needs all slots: {troubles}"));
     }
     let share = room_for_page(core, listing.limit).await?;
-    let pages = pages(core, &listing).await?;
+    let pages = pages(core, &listing, |_| true).await?;
     let mut json = Json::new(listing.limit);
     let cursor = merge(&pages, true, &mut json).as_ref().map(format_cursor);
     Ok(Reply::page_of(json.into_json(cursor.as_deref()), share))
 }
 
-/// A stretch of a listing from each disk.
-async fn pages(core: &Core, listing: &Listing) -> Result<Vec<Page>, Error> {
+/// A stretch of a listing from each disk that is `wanted`.
+async fn pages(core: &Core, listing: &Listing, wanted: impl Fn(usize) -> bool) -> Result<Vec<Page>, Error> {
     let mut pages = Vec::with_capacity(core.node.indexes.disks());
-    for disk in 0..core.node.indexes.disks() {
+    for disk in (0..core.node.indexes.disks()).filter(|disk| wanted(*disk)) {
         pages.push(core.node.indexes.list(disk, listing.clone()).await?);
     }
     Ok(pages)

@@ -167,7 +167,9 @@ async fn own(core: &Core, cluster: &Cluster, listing: &Listing) -> Result<(Page,
             && (slots.is_recovering(*slot) || matches!(slots.state(*slot), State::Failed | State::Unchecked))
     };
     let unsure = Slot::all().filter(is_unsure).map(|slot| slot.index() as u16).collect();
-    let mut pages = super::pages(core, listing).await?;
+    // Slots of a disk that has failed are out of service, and so not counted.
+    let is_good = |disk: usize| !core.node.disks[disk].health().has_failed();
+    let mut pages = super::pages(core, listing, is_good).await?;
     if pages.len() == 1 {
         return Ok((pages.remove(0), unsure));
     }

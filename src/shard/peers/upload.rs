@@ -249,6 +249,7 @@ async fn send(
         Ok(stored) => stored,
         Err(error) => {
             tracing::info!(node = cluster.topology().name(to), %error, "cannot send a blob to a replica");
+            // One that refuses is there.
             if is_lost(error.kind()) {
                 cluster.set_reachable(to, false);
             }

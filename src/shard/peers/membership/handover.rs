@@ -2,7 +2,8 @@
 //!
 //! First everything is done that the slot's writer was asked for before the replica's new identity was recorded: it may rest on a
 //! vote of the old one, and then the replica must hear of it. What comes after does not count that vote any more.
-//! A replica that is recovering itself hands over what it has, since that is true, but says that it is not all.
+//! A replica that is recovering itself hands over what it has, since that is true, but says that it is not all; unless it recovers
+//! only because another slot of its disk has lost its database.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,13 +34,13 @@ pub(super) async fn hand_over(
         return no("this node knows another disk of yours");
     }
     let node = &core.node;
-    let was_whole = !node.slots.is_recovering(slot);
+    let was_whole = cluster.membership.remembers(slot, &node.slots);
     if after == 0 {
         node.writers.barrier(slot).await?;
     }
     let (held, next) = node.readers.page(slot, after, HANDOVER_ROWS).await?;
     let mine = cluster.roster.members(slot).into_iter().find(|known| known.node == cluster.topology().me());
     let Some(mine) = mine else { return no("the cluster is not formed") };
-    let whole = was_whole && !node.slots.is_recovering(slot);
+    let whole = was_whole && cluster.membership.remembers(slot, &node.slots);
     Ok(Answer::Rows { identity: mine.identity, held, next, whole })
 }

@@ -6,6 +6,7 @@
 
 mod forming;
 mod handover;
+mod losses;
 mod recovery;
 mod stock;
 
@@ -17,8 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::cluster::Cluster;
 use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
+use crate::base::slot_set::SlotSet;
 use crate::base::topology::{NodeId, Topology};
-use crate::chunk::charter::{self, Record};
+use crate::chunk::charter::{self, Kept, Record};
 use crate::chunk::disk::Disk;
 use crate::io::file::on_storage_thread;
 use crate::meta::slots::Slots;
@@ -58,6 +60,10 @@ pub(super) struct Membership {
     record: Mutex<Option<Record>>,
     /// Of this node's disks, by number.
     standings: Vec<AtomicU8>,
+    /// What those have lost that have not lost everything, by number.
+    kept: Mutex<Vec<Option<SlotSet>>>,
+    /// Held while slots begin to count, or cease to.
+    counting: Mutex<()>,
     /// Whether another node has confirmed since the start that this node's disks are the ones it knows.
     confirmed: AtomicBool,
     /// What the last slot that could not be recovered waits for.
@@ -88,6 +94,8 @@ impl Membership {
             charter,
             roots,
             standings: identities.iter().map(|_| AtomicU8::new(Standing::Whole as u8)).collect(),
+            kept: Mutex::new(vec![None; identities.len()]),
+            counting: Mutex::new(()),
             identities: Mutex::new(identities),
             confirmed: AtomicBool::new(false),
             obstacle: Mutex::default(),
@@ -170,6 +178,8 @@ impl Membership {
         let Some(mine) = record.members.get(me.index()) else { return };
         for (disk, (known, identity)) in mine.iter().zip(self.identities()).enumerate() {
             let lost = known.identity != identity || record.recovering.get(disk) == Some(&true);
+            let kept = record.kept.get(disk).copied().flatten().filter(|kept| kept.identity == identity);
+            self.set_kept(disk, kept.as_ref().map(|kept| &kept.but));
             self.set_standing(disk, if lost { Standing::Lost } else { Standing::Whole });
         }
     }
@@ -205,6 +215,7 @@ impl Membership {
             charter: self.charter.clone(),
             members,
             recovering: vec![false; self.standings.len()],
+            kept: vec![None; self.standings.len()],
         };
         self.judge(&new);
         for disk in self.disks(Standing::Lost) {
@@ -258,9 +269,12 @@ fn check(record: &Record, charter: &Charter, name: &str, roots: &[PathBuf]) -> R
 /// has not.
 fn renew(record: &Record, topology: &Topology, disks: &[Disk]) -> Result<(), String> {
     let mine = record.members.get(topology.me().index()).into_iter().flatten();
-    for (disk, known) in disks.iter().zip(mine) {
+    for ((disk, known), kept) in disks.iter().zip(mine).zip(&record.kept) {
         let describe = |error: std::io::Error| format!("{}: {error}", disk.root().display());
-        if known.identity != Identity::from(disk.id()) && disk.has_slots().map_err(describe)? {
+        let identity = Identity::from(disk.id());
+        // One that has just got it signs nothing before all know it.
+        let is_new = kept.is_some_and(|kept| kept.identity == identity);
+        if known.identity != identity && !is_new && disk.has_slots().map_err(describe)? {
             disk.renew()?;
         }
     }

@@ -6,7 +6,6 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use monoio::time::sleep;
 
@@ -76,13 +75,7 @@ async fn recover(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot) -> Result<
             "{whole} other replicas have all they ever knew, {needed} are needed: bring back a disk that is away"
         ));
     }
-    let disk = node.slots.disk(slot);
-    if cluster.membership.member(disk) == Some(mine)
-        && cluster.membership.standing(disk) == Standing::Admitted
-        && cluster.membership.confirmed.load(Ordering::Acquire)
-    {
-        node.slots.set_recovering(slot, false);
-    }
+    cluster.membership.count_again(slot, mine, &node.slots);
     Ok(())
 }
 

@@ -11,9 +11,11 @@ use std::sync::atomic::Ordering;
 use monoio::time::sleep;
 
 use super::forming::{self, Heard, Next};
+use super::losses::Losses;
 use super::{Cluster, Membership, Standing, change, record};
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
+use crate::chunk::charter::Kept;
 use crate::io::file::on_storage_thread;
 use crate::limits::{CHORES, CLUSTER_TIME, HEARTBEAT, HEARTBEAT_REFUSED};
 use crate::shard::core::Core;
@@ -30,7 +32,7 @@ pub(in crate::shard::peers) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) 
     for node in cluster.topology().others() {
         monoio::spawn(listen_to(Rc::clone(&core), Arc::clone(&cluster), node, Rc::clone(&heard)));
     }
-    let stock = Stock { core, cluster, heard };
+    let mut stock = Stock { core, cluster, heard, losses: Losses::default() };
     loop {
         stock.take().await;
         stock.cluster.set_trouble(stock.troubles().join("; "));
@@ -77,6 +79,7 @@ struct Stock {
     core: Rc<Core>,
     cluster: Arc<Cluster>,
     heard: Table,
+    losses: Losses,
 }
 
 impl Stock {
@@ -84,13 +87,14 @@ impl Stock {
         &self.cluster.membership
     }
 
-    async fn take(&self) {
+    async fn take(&mut self) {
         if !self.cluster.roster.is_formed() {
             return self.form().await;
         }
         let lists = self.lists();
         self.learn(&lists).await;
         self.confirm(&lists);
+        self.losses.replace(&self.core, &self.cluster).await;
         for disk in self.membership().disks(Standing::Stale) {
             self.renew(disk).await;
         }
@@ -179,6 +183,13 @@ impl Stock {
         let identity = membership.identities().get(disk).copied();
         let (Some(known), Some(identity)) = (membership.member(disk), identity) else { return };
         let theirs = lists.iter().filter_map(|(_, list)| list.get(me.index())?.get(disk).copied());
+        if theirs.clone().any(|other| {
+            other.generation >= known.generation && ![known.identity, identity].contains(&other.identity)
+        }) {
+            // An old one that was put back: what it has of any slot is not all.
+            membership.set_kept(disk, None);
+        }
+        let kept = membership.kept(disk).map(|but| Kept { identity, but });
         let all: Vec<Member> = theirs.chain([known]).collect();
         let highest = all.iter().map(|member| member.generation).max().unwrap_or_default();
         // Those of the highest generation may all be what a crash cut off.
@@ -189,13 +200,15 @@ impl Stock {
         let generation = if begun { highest } else { highest + 1 };
         let member = Member { node: me, generation, identity };
         let recorded = change(&self.cluster, move |record| {
-            let (Some(known), Some(mark)) =
-                (record.members[me.index()].get_mut(disk), record.recovering.get_mut(disk))
-            else {
+            let (Some(known), Some(mark), Some(was_kept)) = (
+                record.members[me.index()].get_mut(disk),
+                record.recovering.get_mut(disk),
+                record.kept.get_mut(disk),
+            ) else {
                 return false;
             };
-            let is_news = *known != member || !*mark;
-            (*known, *mark) = (member, true);
+            let is_news = *known != member || !*mark || *was_kept != kept;
+            (*known, *mark, *was_kept) = (member, true, kept);
             is_news
         });
         if recorded.await.is_err() {
@@ -224,6 +237,7 @@ impl Stock {
             return;
         }
         let recorded = change(&self.cluster, move |record| {
+            record.kept[disk] = None;
             record.recovering.get_mut(disk).is_some_and(|mark| std::mem::replace(mark, false))
         });
         if recorded.await.is_ok() {
