@@ -328,7 +328,6 @@ impl Writer {
             State::Unchecked => self.check(slot),
             State::Unborn => {
                 self.bear(&[slot])?;
-                self.slots.digests.begin(slot);
                 self.slots.set_ready(slot);
             }
             State::Ready | State::Failed => {}
@@ -342,7 +341,10 @@ impl Writer {
         let mut result = Ok(());
         for (slot, outcome) in slots.iter().zip(birth::bear(&dirs)) {
             match outcome {
-                Ok(()) => drop(self.unborn.remove(slot)),
+                Ok(()) => {
+                    self.slots.digests.begin(*slot);
+                    self.unborn.remove(slot);
+                }
                 Err(error) => {
                     let code = if error.is_full() { Code::DiskFull } else { Code::SlotUnavailable };
                     result = Err(Error::new(code, format!("slot {slot} cannot be made: {error}")));
