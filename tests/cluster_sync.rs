@@ -130,10 +130,10 @@ fn a_node_that_was_away_gets_what_it_missed_and_hardly_more_bytes() {
     for number in 0..count {
         let target = format!("{}?consistency=local", object(&path(number)));
         let answer = cluster.send(2, &Request::new("GET", &target));
-        if number % 3 == 0 {
+        if number.is_multiple_of(3) {
             answer.expect_status(404);
         } else {
-            let newest = body(number, if number % 2 == 0 { 1 } else { 0 });
+            let newest = body(number, usize::from(number.is_multiple_of(2)));
             assert!(answer.status == 200 && answer.body == newest, "{number}: {}", answer.status);
         }
     }

@@ -86,7 +86,8 @@ impl<M: Machine + 'static> Driver<M> {
         self.out += 1;
         let (core, cluster, sender) = (Rc::clone(&self.core), Arc::clone(&self.cluster), self.sender.clone());
         let worth = self.worth.contains(to) || cluster.is_reachable(to);
-        let spreads = matches!(request, Request::Commit { .. } | Request::Finish { .. });
+        let spreads = to != self.cluster.topology().me()
+            && matches!(request, Request::Commit { .. } | Request::Finish { .. });
         let slot = Slot::of(request.path());
         monoio::spawn(async move {
             let reply = if to == cluster.topology().me() {
