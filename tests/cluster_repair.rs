@@ -158,7 +158,7 @@ fn bits_flip_and_files_vanish_on_all_nodes_and_nobody_notices() {
     let seed = from_env("REPAIR_SEED", 7);
     let cluster = start("7d");
     let mut blobs = BTreeMap::new();
-    for number in 0..30 {
+    for number in 0..30.max(deletions + 10) {
         blobs.insert(format!("blob/{number}"), bytes(number, (3 << 20) + number as usize * 1001));
     }
     blobs.insert("large".to_owned(), bytes(1000, CHUNK + (1 << 20)));
