@@ -99,9 +99,9 @@ fn blob(path: &str, chunks: u64, inline: Option<&Bytes>) -> NewBlob {
         blob_id: BlobId::generate(),
         size: inline.map_or(chunks * CHUNK_SIZE, |bytes| bytes.len() as u64),
         parts: Parts {
-            first: 0,
             parts: ids.iter().flat_map(|id| std::iter::repeat_n(parts(id), per_chunk)).collect(),
             inline: inline.map(|bytes| (0, bytes.clone())).into_iter().collect(),
+            ..Parts::default()
         },
         chunks: ids,
         staged: None,

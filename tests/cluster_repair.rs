@@ -78,10 +78,18 @@ fn quarantined(cluster: &Cluster, node: usize) -> Vec<PathBuf> {
     entries.map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Waits until every replica has the bytes of every version.
-fn wait_whole(cluster: &Cluster, chunks: usize) {
+/// Waits until every replica has the bytes of these versions, which are so many chunks. One that missed a write hears of it from a read.
+fn wait_whole(cluster: &Cluster, paths: &[&str], chunks: usize) {
     wait_until(DEADLINE, "all replicas to have all chunks", || {
-        (0..3).all(|node| chunks_of(cluster, node).len() == chunks)
+        let behind = |node: &usize| chunks_of(cluster, *node).len() != chunks;
+        let mut whole = true;
+        for node in (0..3).filter(behind) {
+            whole = false;
+            for path in paths {
+                cluster.send(node, &Request::new("HEAD", &object(path))).expect_status(200);
+            }
+        }
+        whole
     });
 }
 
@@ -158,7 +166,7 @@ fn bits_flip_and_files_vanish_on_all_nodes_and_nobody_notices() {
     let seed = from_env("REPAIR_SEED", 7);
     let cluster = start("7d");
     let mut blobs = BTreeMap::new();
-    for number in 0..30 {
+    for number in 0..30.max(deletions + 10) {
         blobs.insert(format!("blob/{number}"), bytes(number, (3 << 20) + number as usize * 1001));
     }
     blobs.insert("large".to_owned(), bytes(1000, CHUNK + (1 << 20)));
@@ -166,7 +174,8 @@ fn bits_flip_and_files_vanish_on_all_nodes_and_nobody_notices() {
         put(&cluster, path, body);
     }
     let chunks = blobs.len() + 1;
-    wait_whole(&cluster, chunks);
+    let paths: Vec<&str> = blobs.keys().map(String::as_str).collect();
+    wait_whole(&cluster, &paths, chunks);
     let blows = blows(&cluster, &mut Random::new(seed), flips, deletions);
     let (going, reads) = (AtomicBool::new(true), AtomicU64::new(0));
     let publics = cluster.publics();
@@ -249,7 +258,7 @@ fn a_read_over_damage_goes_on_with_another_replicas_bytes() {
     let mut cluster = start("7d");
     let body = bytes(5, LEN);
     put(&cluster, "file", &body);
-    wait_whole(&cluster, 1);
+    wait_whole(&cluster, &["file"], 1);
     // Restarted, so that nothing is in memory.
     assert!(cluster.nodes[1].terminate().success());
     let (_, file) = chunks_of(&cluster, 1).into_values().next().unwrap();
@@ -285,7 +294,11 @@ fn a_read_that_is_passed_on_to_damaged_replicas_goes_on_too() {
     let replicas = |cluster: &Cluster| -> Vec<usize> {
         (0..4).filter(|node| !chunks_of(cluster, *node).is_empty()).collect()
     };
-    wait_until(DEADLINE, "three replicas", || replicas(&cluster).len() == 3);
+    wait_until(DEADLINE, "three replicas", || {
+        // One that missed the write hears of it from a read.
+        (0..4).for_each(|node| drop(cluster.send(node, &Request::new("HEAD", &object("file")))));
+        replicas(&cluster).len() == 3
+    });
     let replicas = replicas(&cluster);
     let other = (0..4).find(|node| !replicas.contains(node)).unwrap();
     for (at, node) in replicas.iter().enumerate() {
@@ -309,7 +322,7 @@ fn the_damaged_file_is_in_quarantine_for_a_while() {
     let cluster = start("8s");
     let body = bytes(6, 3 << 20);
     put(&cluster, "file", &body);
-    wait_whole(&cluster, 1);
+    wait_whole(&cluster, &["file"], 1);
     let (name, file) = chunks_of(&cluster, 2).into_values().next().unwrap();
     flip(&file, 1 << 20);
     let damaged = fs::read(&file).unwrap();
@@ -332,7 +345,11 @@ fn a_small_blob_in_a_database_is_repaired_there() {
         put(&cluster, &format!("small/{number}"), body);
     }
     let whole = |cluster: &Cluster, node: usize| {
-        (0..3).all(|number| local(cluster, node, &format!("small/{number}")).status == 200)
+        let read = |number| cluster.send(node, &Request::new("HEAD", &object(&format!("small/{number}"))));
+        (0..3).all(|number| {
+            read(number).expect_status(200);
+            local(cluster, node, &format!("small/{number}")).status == 200
+        })
     };
     wait_until(DEADLINE, "all replicas", || (0..3).all(|node| whole(&cluster, node)));
     assert!(cluster.nodes[0].terminate().success());
@@ -368,7 +385,7 @@ fn without_another_replica_nothing_is_moved_and_with_one_all_is_well() {
     let mut cluster = start("7d");
     let body = bytes(8, 5 << 20);
     put(&cluster, "file", &body);
-    wait_whole(&cluster, 1);
+    wait_whole(&cluster, &["file"], 1);
     let (_, file) = chunks_of(&cluster, 0).into_values().next().unwrap();
     assert!(cluster.nodes[0].terminate().success());
     flip(&file, 100);

@@ -1,7 +1,7 @@
 //! The scrub: every chunk on this node's disks is read and compared with the SHA-256 that it is named by.
 //!
 //! A pass begins every `scrub.interval`, reads at most `scrub.rate`, and goes on where it was after a restart; another one runs
-//! at once and at full rate when somebody asks for it, and the first one waits meanwhile. What is damaged is entered
+//! at once and at full rate when somebody asks for it, and the first one ends with that. What is damaged is entered
 //! among the node's damages, and repaired by the cores from other replicas, if there are any.
 
 mod file;
@@ -104,7 +104,9 @@ impl Scrubber {
             if whole {
                 self.node.damages.forget_unmet(start, |slot| self.node.slots.disk(slot) == disk);
             }
-        } else if let Some(stopped) = &pass.note {
+        } else if !pass.overtaken
+            && let Some(stopped) = &pass.note
+        {
             progress::save(root, stopped);
         }
     }

@@ -86,6 +86,8 @@ pub(super) struct Pass<'a> {
     /// What is noted on the disk now and then, where this is a pass that goes on after a restart.
     pub(super) note: Option<Progress>,
     noted: Instant,
+    /// Whether another pass has looked at everything meanwhile.
+    pub(super) overtaken: bool,
 }
 
 impl<'a> Pass<'a> {
@@ -99,6 +101,7 @@ impl<'a> Pass<'a> {
             waiting: Vec::new(),
             note: None,
             noted: Instant::now(),
+            overtaken: false,
         }
     }
 
@@ -167,12 +170,13 @@ impl<'a> Pass<'a> {
         Ok(true)
     }
 
-    /// Waits while somebody waits for another pass; false: the node stops.
-    async fn wait_turn(&self) -> bool {
+    /// Waits while somebody waits for another pass, which leaves this one nothing to do; false: that, or the node stops.
+    async fn wait_turn(&mut self) -> bool {
         while self.note.is_some() && self.scrubber.awaited.get() && !self.scrubber.node.is_stopping() {
+            self.overtaken = true;
             sleep(CHECK_RETRY).await;
         }
-        !self.scrubber.node.is_stopping()
+        !self.overtaken && !self.scrubber.node.is_stopping()
     }
 
     /// Notes where the pass is, if it is time.
