@@ -39,7 +39,7 @@ fn seldom() -> Shape {
 }
 
 fn with(sync: &str) -> Shape {
-    Shape { registry: format!("backend = \"embedded\"\n[sync]\n{sync}"), ..Shape::of(3) }
+    Shape { sections: format!("[sync]\n{sync}\n"), ..Shape::of(3) }
 }
 
 fn path(number: usize) -> String {

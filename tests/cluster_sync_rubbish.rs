@@ -32,8 +32,8 @@ use support::{Connection, Random, Request, bytes, object, wait_until};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn shape() -> Shape {
-    let registry = "backend = \"embedded\"\n[sync]\ninterval = \"1s\"".to_owned();
-    Shape { registry, ..Shape::of(3) }
+    let sections = "[sync]\ninterval = \"1s\"\n".to_owned();
+    Shape { sections, ..Shape::of(3) }
 }
 
 fn put(cluster: &Cluster, node: usize, path: &str) {

@@ -162,7 +162,7 @@ impl Slots {
         let entry = self.entry(slot);
         self.set_oldest_tombstone(slot, None);
         self.set_oldest_prepared(slot, None);
-        entry.hollow.store(false, Ordering::Release);
+        entry.hollow.store(0, Ordering::Release);
         entry.incarnation.fetch_add(1, Ordering::AcqRel);
         entry.generation.fetch_add(2, Ordering::SeqCst);
         entry.lost.store(false, Ordering::Release);

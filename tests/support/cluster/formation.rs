@@ -32,6 +32,8 @@ pub struct Shape {
     pub registry: Option<Kind>,
     /// More lines for `[storage]`.
     pub storage: String,
+    /// More sections.
+    pub sections: String,
 }
 
 impl Shape {
@@ -45,6 +47,7 @@ impl Shape {
             disks: 1,
             registry: None,
             storage: "cache = \"64MiB\"".to_owned(),
+            sections: String::new(),
         }
     }
 }
@@ -232,5 +235,5 @@ fn config(shape: &Shape, nodes: &[Node], me: usize, links: &Links, registry: Opt
             store.url(),
         )),
     }
-    text
+    text + &shape.sections
 }
