@@ -69,8 +69,17 @@ impl Drop for Faulty {
     }
 }
 
-/// One disk of one node goes wrong under load; then it is replaced by what it was, and the node started again.
-fn fails(what: &str, faults: &[Fault]) {
+/// What becomes of a disk after it went wrong.
+#[derive(Clone, Copy, PartialEq)]
+enum Then {
+    /// It is well again.
+    Well,
+    /// It is replaced by an empty one.
+    Replaced,
+}
+
+/// One disk of one node goes wrong under load; then the node is started again.
+fn fails(what: &str, faults: &[Fault], then: Then) {
     let _alone = alone();
     let Some(mut faulty) = Faulty::start(what) else { return };
     let load = Steady::start(faulty.cluster.publics(), "load", 5);
@@ -87,7 +96,7 @@ fn fails(what: &str, faults: &[Fault]) {
     println!("{what}: {seen}");
     seen.assert_kept(&faulty.cluster.publics());
     assert!(faulty.cluster.nodes[1].ended().is_none(), "{what}: the node is gone");
-    // The disk is well again; it is not believed before a start.
+    // The disk may be well again; it is not believed before a start.
     faulty.disk.set_faults(&[]);
     let until = std::time::Instant::now() + Duration::from_secs(3);
     wait_until(Duration::from_secs(5), "some time", || {
@@ -95,8 +104,12 @@ fn fails(what: &str, faults: &[Fault]) {
         std::time::Instant::now() > until
     });
     faulty.cluster.nodes[1].kill();
-    faulty.disk.unmount().unwrap();
-    faulty.disk.mount_again().unwrap();
+    if then == Then::Well {
+        faulty.disk.unmount().unwrap();
+        faulty.disk.mount_again().unwrap();
+    } else {
+        std::fs::remove_file(&faulty.cluster.nodes[1].disks[0]).unwrap();
+    }
     faulty.cluster.nodes[1].spawn();
     faulty.cluster.wait_ready(READY_DEADLINE);
     seen.assert_kept(&faulty.cluster.publics());
@@ -105,27 +118,27 @@ fn fails(what: &str, faults: &[Fault]) {
 
 #[test]
 fn a_disk_that_cannot_sync() {
-    fails("a disk whose syncs fail", &[Fault::fail(&[Op::Flush])]);
+    fails("a disk whose syncs fail", &[Fault::fail(&[Op::Flush])], Then::Well);
 }
 
 #[test]
 fn a_disk_that_cannot_write() {
-    fails("a disk whose writes fail", &[Fault::fail(&[Op::Write])]);
+    fails("a disk whose writes fail", &[Fault::fail(&[Op::Write])], Then::Well);
 }
 
 #[test]
 fn a_disk_that_cannot_read() {
-    fails("a disk whose reads fail", &[Fault::fail(&[Op::Read])]);
+    fails("a disk whose reads fail", &[Fault::fail(&[Op::Read])], Then::Well);
 }
 
 #[test]
 fn a_disk_that_is_gone() {
-    fails("a disk that is gone", &[Fault::gone()]);
+    fails("a disk that is gone", &[Fault::gone()], Then::Replaced);
 }
 
 #[test]
 fn a_disk_that_does_not_answer() {
-    fails("a disk that does not answer", &[Fault::never(&[Op::Write, Op::Flush])]);
+    fails("a disk that does not answer", &[Fault::never(&[Op::Write, Op::Flush])], Then::Replaced);
 }
 
 #[test]

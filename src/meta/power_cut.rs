@@ -209,6 +209,8 @@ fn a_torn_frame_ends_the_journal_and_takes_nothing_before_it() {
         let mut bytes = fs::read(&segment).unwrap();
         bytes[at as usize] ^= 1;
         fs::write(&segment, bytes).unwrap();
+        // Nobody was told of what the frame says, the index neither.
+        Indexes::discard(std::slice::from_ref(&root));
         let mut rig = Rig::start(&root);
         let expected: Vec<u64> = (1..=frame as u64).rev().collect();
         for path in paths.iter().step_by(7) {
@@ -223,6 +225,30 @@ fn a_torn_frame_ends_the_journal_and_takes_nothing_before_it() {
 }
 
 #[test]
+fn what_the_index_has_seen_and_neither_journal_nor_database_has_is_lost() {
+    let home = tempfile::tempdir().unwrap();
+    let root = home.path();
+    let paths = paths(50);
+    let mut rig = Rig::start(root);
+    let frame = |rig: &mut Rig| rig.put(&paths).into_iter().for_each(|answer| drop(answer.unwrap()));
+    frame(&mut rig);
+    let end = rig.writer.journals[0].position();
+    frame(&mut rig);
+    rig.end();
+    // The second frame has rotted: of every slot the last transaction is gone.
+    let segment = segments(root).pop().unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    bytes[end as usize + 40] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+    let rig = Rig::start(root);
+    for path in &paths {
+        assert!(rig.slots.is_lost(Slot::of(path)), "{path}: {:?}", rig.slots.state(Slot::of(path)));
+        assert!(rig.slots.reason(Slot::of(path)).contains("the listing index has seen"));
+    }
+    assert!(!rig.stop(), "the journal stays");
+}
+
+#[test]
 fn an_earlier_use_of_a_segment_is_not_believed() {
     let home = tempfile::tempdir().unwrap();
     let root = home.path();
@@ -232,7 +258,8 @@ fn an_earlier_use_of_a_segment_is_not_believed() {
         rig.put(&paths).into_iter().for_each(|answer| drop(answer.unwrap()));
     }
     rig.end();
-    // As if the segment had been recycled and nothing was written since.
+    // As if the segment had been recycled and nothing was written since, to a disk that the index knows nothing of.
+    Indexes::discard(&[root.to_owned()]);
     let segment = segments(root).pop().unwrap();
     fs::rename(&segment, root.join("journal").join("00000000000000ff.journal")).unwrap();
     let rig = Rig::start(root);
