@@ -39,8 +39,11 @@ const STATES: u64 = 60;
 /// Chunks and versions that go while the power does.
 const SWEEPING: &str = "tombstone_grace = \"1s\"";
 
-const ONE: Load = Load { clients: 8, requests: 240, paths: 24, files: 30, may_refuse: false };
-const THREE: Load = Load { clients: 6, requests: 120, paths: 16, files: 25, may_refuse: true };
+const ONE: Load =
+    Load { clients: 8, requests: 240, paths: 24, files: 30, heavy: false, sweeps: false, may_refuse: false };
+const THREE: Load = Load { clients: 6, requests: 120, paths: 16, files: 25, may_refuse: true, ..ONE };
+/// More than a segment of the journal.
+const HEAVY: Load = Load { clients: 12, requests: 3600, paths: 48, files: 2, heavy: true, ..ONE };
 
 /// One of these tests at a time: each uses all processors.
 fn alone() -> MutexGuard<'static, ()> {
@@ -58,6 +61,9 @@ fn survives(what: &str, percent: u64, kind: &Kind, files: FileSystem, load: Load
     if !possible(what) {
         return;
     }
+    if !files.is_known() {
+        return support::skipped(&format!("{what}: the kernel does not know it"));
+    }
     let seed = from_env("POWER_CUT_SEED", 1);
     let all = (from_env("POWER_CUT_STATES", 500) * percent).div_ceil(100);
     let mut left = all;
@@ -68,7 +74,11 @@ fn survives(what: &str, percent: u64, kind: &Kind, files: FileSystem, load: Load
         }
         left -= states;
         let (started, seed) = (Instant::now(), seed + number);
-        let kind = if number % 2 == 0 { kind.clone() } else { kind.clone().storage(SWEEPING) };
+        let (mut kind, mut load) = (kind.clone(), load);
+        if number % 2 == 1 && !load.heavy {
+            kind = kind.storage(SWEEPING);
+            load.sweeps = true;
+        }
         let recording = Recording::make(&kind, files, load, seed).expect("disks to record on");
         let recorded = started.elapsed();
         let wrong = recording.check(states as usize, 3, seed);
@@ -84,22 +94,33 @@ fn survives(what: &str, percent: u64, kind: &Kind, files: FileSystem, load: Load
 
 #[test]
 fn one_node_on_ext4_keeps_what_it_acknowledged() {
-    survives("power cuts of one node on ext4", 68, &Kind::one(), FileSystem::Ext4, ONE);
+    survives("power cuts of one node on ext4", 60, &Kind::one(), FileSystem::Ext4, ONE);
+}
+
+#[test]
+fn one_node_on_two_disks_keeps_what_it_acknowledged() {
+    let kind = Kind { disks: 2, ..Kind::one() };
+    survives("power cuts of one node on two disks", 10, &kind, FileSystem::Ext4, ONE);
+}
+
+#[test]
+fn one_node_whose_journal_turns_over_keeps_what_it_acknowledged() {
+    survives("power cuts of one node with much in its journal", 4, &Kind::one(), FileSystem::Ext4, HEAVY);
 }
 
 #[test]
 fn one_node_on_xfs_keeps_what_it_acknowledged() {
-    survives("power cuts of one node on xfs", 10, &Kind::one(), FileSystem::Xfs, ONE);
+    survives("power cuts of one node on xfs", 8, &Kind::one(), FileSystem::Xfs, ONE);
 }
 
 #[test]
 fn one_node_on_btrfs_keeps_what_it_acknowledged() {
-    survives("power cuts of one node on btrfs", 10, &Kind::one(), FileSystem::Btrfs, ONE);
+    survives("power cuts of one node on btrfs", 8, &Kind::one(), FileSystem::Btrfs, ONE);
 }
 
 #[test]
 fn a_cluster_whose_nodes_all_lose_power_and_one_its_disk_keeps_what_it_acknowledged() {
-    survives("power cuts of a cluster", 12, &Kind::three(), FileSystem::Ext4, THREE);
+    survives("power cuts of a cluster", 10, &Kind::three(), FileSystem::Ext4, THREE);
 }
 
 /// States that a planted mistake must be noticed in.
@@ -148,7 +169,9 @@ fn an_answer_below_the_quorum_is_noticed_when_a_disk_is_lost() {
         return;
     }
     let kind = Kind { write_quorum: 1, ..Kind::three() };
-    let recording = Recording::make(&kind, FileSystem::Ext4, THREE, 1).expect("disks to record on");
+    // One client: nobody else could be given the same version, so only a disk can be what is missed.
+    let load = Load { clients: 1, ..THREE };
+    let recording = Recording::make(&kind, FileSystem::Ext4, load, 1).expect("disks to record on");
     let wrong = recording.check(PLANTED, 1, 1);
     assert!(!wrong.is_empty(), "answers of one replica of three survived everything");
     println!("{}", wrong[0].lines().next().unwrap_or_default());

@@ -20,7 +20,7 @@ use super::log::{Event, Log, Loss};
 use super::parked::Parked;
 use super::support::Random;
 
-/// What all logs of a rig may hold; a device whose writes find no room fails them, and with it the test.
+/// The memory that all logs of a rig may take; a device whose writes find no room fails them, and with it the test.
 const LOGGED_BYTES: u64 = 2 << 30;
 /// Names and sizes do not change while a device is there.
 const TTL: Duration = Duration::from_secs(3600);
@@ -32,6 +32,8 @@ struct Device {
     size: u64,
     image: Image,
     log: Option<Log>,
+    /// Bytes of memory that the log takes.
+    logged: u64,
     faults: Vec<Fault>,
     /// It kept somebody waiting for too long: its faults are never changed again.
     ended: bool,
@@ -121,7 +123,8 @@ impl Blocks {
         state.made += 1;
         let inode = u64::from(INodeNo::ROOT) + state.made;
         let log = logged.then(|| Log::from(image.clone()));
-        let device = Device { name: name.to_owned(), size, image, log, faults: Vec::new(), ended: false };
+        let device =
+            Device { name: name.to_owned(), size, image, log, logged: 0, faults: Vec::new(), ended: false };
         state.devices.insert(inode, device);
         Ok(())
     }
@@ -169,7 +172,10 @@ impl Blocks {
 
     pub fn remove(&self, name: &str) -> Result<(), String> {
         let inode = self.with(name, |inode, _| inode)?;
-        self.state().devices.remove(&inode);
+        let mut state = self.state();
+        let removed = state.devices.remove(&inode);
+        state.logged -= removed.map_or(0, |device| device.logged);
+        drop(state);
         for request in self.parked.take(inode) {
             request.fail();
         }
@@ -219,9 +225,11 @@ impl Blocks {
         let mut state = self.state();
         let State { devices, logged, .. } = &mut *state;
         let Some(device) = devices.get_mut(&inode) else { return request.fail() };
-        let mut put = |pieces: &[Piece], len: u64| {
+        let mut put = |pieces: &[Piece]| {
             if let Some(log) = &mut device.log {
-                *logged += len;
+                let weight = pieces.iter().map(Piece::weight).sum::<u64>();
+                device.logged += weight;
+                *logged += weight;
                 if *logged > LOGGED_BYTES {
                     return false;
                 }
@@ -236,15 +244,18 @@ impl Blocks {
                 reply.data(&device.image.read(offset, left));
             }
             Request::Write { pieces, len, reply, .. } => {
-                if put(&pieces, u64::from(len)) {
+                if put(&pieces) {
                     reply.written(len)
                 } else {
                     reply.error(Errno::EIO)
                 }
             }
             Request::Zero { pieces, reply } => {
-                // All zeroes share a page.
-                if put(&pieces, 0) { reply.ok() } else { reply.error(Errno::EIO) }
+                if put(&pieces) {
+                    reply.ok()
+                } else {
+                    reply.error(Errno::EIO)
+                }
             }
             Request::Flush { reply } => {
                 if let Some(log) = &mut device.log {

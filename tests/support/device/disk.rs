@@ -30,6 +30,15 @@ impl FileSystem {
         }
     }
 
+    /// Whether this kernel can mount it.
+    pub fn is_known(self) -> bool {
+        let listed = || {
+            let known = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
+            known.lines().any(|line| line.split_ascii_whitespace().last() == Some(self.name()))
+        };
+        listed() || (run("modprobe", &[self.name()]).is_ok() && listed())
+    }
+
     /// Makes an empty one in a file.
     pub fn make(self, file: &Path) -> Result<(), String> {
         let sized = std::fs::File::create(file).and_then(|file| file.set_len(self.bytes()));
@@ -131,10 +140,10 @@ impl Disk {
         }
     }
 
-    /// A new disk, mounted: what is left of this one if the power goes just before a moment.
+    /// A new disk, mounted and logged in turn: what is left of this one if the power goes just before a moment.
     pub fn after_cut(&self, at: u64, loss: Loss, seed: u64, name: &str) -> Result<Self, String> {
         let (of, name) = (self.name.clone(), name.to_owned());
-        self.rig.ask(&Ask::Cut { of, at, loss, seed, name: name.clone(), logged: false })?;
+        self.rig.ask(&Ask::Cut { of, at, loss, seed, name: name.clone(), logged: true })?;
         Self::mount(self.rig.clone(), name, self.kind)
     }
 }

@@ -34,6 +34,14 @@ impl Piece {
         }
     }
 
+    /// Bytes of memory that it takes.
+    pub fn weight(&self) -> u64 {
+        match &self.bytes {
+            Bytes::Page(page) if Arc::ptr_eq(page, &ZEROES) => 0,
+            _ => self.bytes().len() as u64,
+        }
+    }
+
     /// A part of it, for a write that was torn.
     pub fn slice(&self, from: usize, to: usize) -> Self {
         Self { offset: self.offset + from as u64, bytes: Bytes::Part(self.bytes()[from..to].to_vec()) }

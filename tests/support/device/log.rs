@@ -79,15 +79,8 @@ impl Log {
         let happened = &self.entries[..self.entries.partition_point(|(moment, _)| *moment < at)];
         let flushed = happened.iter().rposition(|(_, entry)| matches!(entry, Entry::Flush)).unwrap_or(0);
         let mut image = self.start.clone();
-        let writes = |entries: &'_ [(u64, Entry)]| -> Vec<Vec<Piece>> {
-            let pieces = |(_, entry): &(u64, Entry)| match entry {
-                Entry::Write { pieces, .. } => Some(pieces.clone()),
-                Entry::Flush => None,
-            };
-            entries.iter().filter_map(pieces).collect()
-        };
-        writes(&happened[..flushed]).iter().flatten().for_each(|piece| image.put(piece));
-        let open = writes(&happened[flushed..]);
+        writes(&happened[..flushed]).flatten().for_each(|piece| image.put(piece));
+        let open: Vec<&Vec<Piece>> = writes(&happened[flushed..]).collect();
         let until = match loss {
             Loss::Later => random.below(open.len() as u64 + 1) as usize,
             Loss::All => 0,
@@ -108,6 +101,13 @@ impl Log {
         }
         image
     }
+}
+
+fn writes(entries: &[(u64, Entry)]) -> impl Iterator<Item = &Vec<Piece>> {
+    entries.iter().filter_map(|(_, entry)| match entry {
+        Entry::Write { pieces, .. } => Some(pieces),
+        Entry::Flush => None,
+    })
 }
 
 fn torn(piece: &Piece, size: usize) -> Vec<Piece> {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::device::Rig;
 use super::ledger::{Ask, Blob, Entry, Told, Which};
 use super::load::{Hint, understand};
-use super::support::{Connection, Random, Request, SMALL_CHUNK, object};
+use super::support::{CHUNK, Connection, Random, Request, SMALL_CHUNK, object};
 
 /// What the clients do.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,10 @@ pub struct Load {
     pub paths: usize,
     /// Of a hundred PUTs those whose body is a file of its own.
     pub files: u64,
+    /// Whether the others are large as well, and one is of two chunks.
+    pub heavy: bool,
+    /// Whether files of deleted versions go, and all of it is done once more then.
+    pub sweeps: bool,
     /// Whether a 503 may come: it leaves the outcome open.
     pub may_refuse: bool,
 }
@@ -59,6 +63,7 @@ pub fn run(rig: &Rig, publics: &[SocketAddr], load: Load, seed: u64) -> Vec<Entr
                     random: Random::new(random.next_u64()),
                     link: None,
                     journal: Vec::new(),
+                    large: load.heavy && number == 0,
                 };
                 scope.spawn(move || client.run())
             })
@@ -76,6 +81,8 @@ struct Client<'a> {
     random: Random,
     link: Option<Connection>,
     journal: Vec<Entry>,
+    /// Whether the next blob is of two chunks.
+    large: bool,
 }
 
 impl Client<'_> {
@@ -120,14 +127,17 @@ impl Client<'_> {
     }
 
     fn blob(&mut self) -> Blob {
-        let random = &mut self.random;
-        let (from, to) = if random.below(100) < self.shared.load.files {
+        let (heavy, random) = (self.shared.load.heavy, &mut self.random);
+        let (from, to) = if std::mem::take(&mut self.large) {
+            (CHUNK + 1, CHUNK + (1 << 20))
+        } else if random.below(100) < self.shared.load.files {
             match random.below(20) {
                 0 => (1 << 20, 3 << 20),
                 _ => (SMALL_CHUNK + 1, 200_000),
             }
         } else {
             match random.below(4) {
+                _ if heavy => (30_000, SMALL_CHUNK),
                 0 => (2000, SMALL_CHUNK),
                 _ => (Blob::SHORTEST, 2000),
             }

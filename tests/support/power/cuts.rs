@@ -1,6 +1,7 @@
 //! Where the power goes, and what is lost then.
 
-use super::device::Loss;
+use super::device::{Disk, Loss, What};
+use super::ledger::Entry;
 use super::support::Random;
 
 /// What happened when, in one order.
@@ -8,10 +9,28 @@ use super::support::Random;
 pub struct Moments {
     /// Before the nodes were started.
     pub begun: u64,
+    /// When they had all been ready.
+    pub ready: u64,
     pub ended: u64,
     pub writes: Vec<u64>,
     pub flushes: Vec<u64>,
     pub answers: Vec<u64>,
+}
+
+impl Moments {
+    /// Those of one run of nodes.
+    pub fn of([begun, ready, ended]: [u64; 3], disks: &[Disk], entries: &[Entry]) -> Self {
+        let mut this = Self { begun, ready, ended, ..Self::default() };
+        let within = |at: &u64| (begun..ended).contains(at);
+        this.answers.extend(entries.iter().map(|entry| entry.answered).filter(within));
+        for event in disks.iter().flat_map(Disk::events).filter(|event| within(&event.at)) {
+            match event.what {
+                What::Flush => this.flushes.push(event.at),
+                What::Write { .. } => this.writes.push(event.at),
+            }
+        }
+        this
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -22,10 +41,12 @@ pub struct Cut {
     pub losses: Vec<(Loss, u64)>,
     /// A node whose disk never comes back.
     pub lost: Option<usize>,
+    /// The power goes once more, while the nodes recover or when they have.
+    pub again: bool,
 }
 
 impl Cut {
-    pub fn choose(moments: &Moments, disks: usize, random: &mut Random) -> Self {
+    pub fn choose(moments: &Moments, nodes: usize, disks: usize, random: &mut Random) -> Self {
         let pick = |from: &[u64], random: &mut Random| match from.len() {
             0 => moments.ended,
             len => from[random.below(len as u64) as usize],
@@ -38,9 +59,11 @@ impl Cut {
             7..9 => pick(&moments.writes, random) + 1,
             _ => moments.begun + random.below(moments.ended - moments.begun + 1),
         };
-        let losses = (0..disks).map(|_| (loss(random), random.next_u64())).collect();
-        let lost = (disks > 1 && random.below(2) == 0).then(|| random.below(disks as u64) as usize);
-        Self { at, losses, lost }
+        let losses = (0..nodes * disks).map(|_| (loss(random), random.next_u64())).collect();
+        // A cluster that was not formed yet needs all of its nodes for that.
+        let lost = (nodes > 1 && at > moments.ready && random.below(2) == 0)
+            .then(|| random.below(nodes as u64) as usize);
+        Self { at, losses, lost, again: random.below(8) == 0 }
     }
 }
 

@@ -5,12 +5,15 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::clients::request;
+use super::device::Rig;
 use super::ledger::{Ask, Blob, Entry, Known, Ledger, Row, Told};
 use super::load::understand;
 use super::support::{Connection, Random, Request, Response, encode_path, object};
 
 /// What is in doubt is settled within this.
 const SETTLED: Duration = Duration::from_secs(30);
+/// How long to rest before asking again.
+const PAUSE: Duration = Duration::from_millis(20);
 /// Versions that are read back beside those that were answered last.
 const SAMPLE: u64 = 6;
 /// Paths that are written to in the end.
@@ -19,7 +22,9 @@ const WRITTEN: usize = 2;
 const SEEDS: u64 = 1 << 60;
 
 /// Nothing acknowledged is lost or changed, nothing is half there, what was deleted stays deleted, and no number is given twice.
-pub fn judge(publics: &[SocketAddr], entries: &[Entry], seed: u64) -> Result<(), String> {
+///
+/// Gives back what it wrote itself.
+pub fn judge(rig: &Rig, publics: &[SocketAddr], entries: &[Entry], seed: u64) -> Result<Vec<Entry>, String> {
     let mut random = Random::new(seed);
     let mut asker = Asker { publics, link: None, random: Random::new(random.next_u64()) };
     let mut by_path: BTreeMap<&str, Vec<Entry>> = BTreeMap::new();
@@ -28,6 +33,7 @@ pub fn judge(publics: &[SocketAddr], entries: &[Entry], seed: u64) -> Result<(),
     }
     let mut ledger = Ledger::default();
     for (path, journal) in &by_path {
+        asker.settle(path)?;
         let rows = asker.rows(path)?;
         ledger.settle(path, journal, &rows, &mut |path, version| asker.read(path, version))?;
     }
@@ -37,18 +43,21 @@ pub fn judge(publics: &[SocketAddr], entries: &[Entry], seed: u64) -> Result<(),
     for (number, (path, version, known)) in (0..).zip(&live) {
         let just = last.is_some_and(|entry| entry.path == *path);
         if just || sampled.contains(&number) {
-            asker.verify(path, *version, known)?;
+            let shown = |wrong: String| format!("{wrong}; what was asked: {:#?}", by_path.get(path));
+            asker.verify(path, *version, known).map_err(shown)?;
         }
     }
     if publics.len() == 1 {
         asker.verify_listing(&ledger)?;
     }
     let paths: Vec<&str> = by_path.keys().copied().collect();
-    for number in 0..WRITTEN.min(paths.len()) {
+    let mut written = Vec::new();
+    for _ in 0..WRITTEN.min(paths.len()) {
         let path = paths[random.below(paths.len() as u64) as usize];
-        asker.write(path, &ledger, Blob { seed: SEEDS + number as u64, len: 100_000 })?;
+        let blob = Blob { seed: SEEDS + random.below(SEEDS), len: [1000, 100_000][random.below(2) as usize] };
+        written.push(asker.write(rig, path, &ledger, blob)?);
     }
-    Ok(())
+    Ok(written)
 }
 
 struct Asker<'a> {
@@ -79,8 +88,28 @@ impl Asker<'_> {
             if !settling || started.elapsed() > SETTLED {
                 return Ok(answer);
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(PAUSE);
         }
+    }
+
+    /// Asks every node of a cluster: each sees what is on its own disks, and a tombstone that was on one of them alone when the
+    /// power went is a delete that takes place now.
+    fn settle(&mut self, path: &str) -> Result<(), String> {
+        if self.publics.len() > 1 {
+            let all = self.publics;
+            for number in 0..all.len() {
+                self.publics = &all[number..=number];
+                let started = Instant::now();
+                while self.ask(&Request::new("GET", &format!("{}?versions", object(path))))?.status == 503
+                    && started.elapsed() < SETTLED
+                {
+                    std::thread::sleep(PAUSE);
+                }
+                self.link = None;
+            }
+            self.publics = all;
+        }
+        Ok(())
     }
 
     /// All versions of a path.
@@ -154,16 +183,21 @@ impl Asker<'_> {
     }
 
     /// A new version has a number above all that there are, and can be read.
-    fn write(&mut self, path: &str, ledger: &Ledger, blob: Blob) -> Result<(), String> {
+    fn write(&mut self, rig: &Rig, path: &str, ledger: &Ledger, blob: Blob) -> Result<Entry, String> {
         let ask = Ask::Put { version: None, tag: None, if_absent: false, blob };
+        let asked = rig.moment();
         let answer = self.ask(&request(path, &ask))?;
-        let told =
-            understand(&ask, &answer).map_err(|wrong| format!("PUT {path}: {wrong}: {}", answer.text()))?;
-        let Told::Stored { version, blob_id, .. } = told else { return Err(format!("PUT {path}: {told:?}")) };
+        let answered = rig.moment();
+        let told = understand(&ask, &answer);
+        let told = told.map_err(|wrong| format!("PUT {path}: {wrong}: {}", answer.text()))?;
+        let Told::Stored { version, blob_id, .. } = told.clone() else {
+            return Err(format!("PUT {path}: {told:?}"));
+        };
         let highest = ledger.newest(path).map_or(0, |row| row.version);
         if version <= highest {
             return Err(format!("{path}: version {version} was given after {highest}"));
         }
-        self.verify(path, version, &Known { blob_id, blob, deleted: false })
+        self.verify(path, version, &Known { blob_id, blob, deleted: false })?;
+        Ok(Entry { path: path.to_owned(), ask, asked, told, answered })
     }
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
+use super::nodes::Prepare;
+
 /// Which files are said to be synced and are not.
 #[derive(Debug, Clone, Copy)]
 pub enum Lie {
@@ -64,7 +66,7 @@ impl Liar {
     }
 
     /// What makes a command's process ask; for one process.
-    pub fn prepare(&self) -> Arc<dyn Fn(&mut Command) + Send + Sync> {
+    pub fn prepare(&self) -> Prepare {
         let commands = Arc::clone(&self.commands);
         Arc::new(move |command| {
             let writer = commands.lock().unwrap().try_clone().expect("another end of the pipe");

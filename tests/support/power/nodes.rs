@@ -13,25 +13,30 @@ use super::support::Server;
 /// Nodes are ready again within this after a power cut.
 const READY: Duration = Duration::from_secs(45);
 
+/// What is done to a command before it is started.
+pub type Prepare = Arc<dyn Fn(&mut Command) + Send + Sync>;
+
 /// What runs on the disks.
 #[derive(Clone)]
 pub struct Kind {
     pub nodes: usize,
+    /// Of each node.
+    pub disks: usize,
     /// Of a cluster.
     pub write_quorum: usize,
     /// More lines for `[storage]`.
     pub storage: &'static str,
     /// What is done to the command of a single node.
-    pub prepare: Option<Arc<dyn Fn(&mut Command) + Send + Sync>>,
+    pub prepare: Option<Prepare>,
 }
 
 impl Kind {
     pub fn one() -> Self {
-        Self { nodes: 1, write_quorum: 1, storage: "", prepare: None }
+        Self { nodes: 1, disks: 1, write_quorum: 1, storage: "", prepare: None }
     }
 
     pub fn three() -> Self {
-        Self { nodes: 3, write_quorum: 2, storage: "", prepare: None }
+        Self { nodes: 3, disks: 1, write_quorum: 2, storage: "", prepare: None }
     }
 
     pub fn storage(mut self, storage: &'static str) -> Self {
@@ -55,8 +60,11 @@ impl Nodes {
     pub fn start(kind: &Kind, disks: &[Disk], lost: Option<usize>) -> Self {
         let storage = format!("cache = \"32MiB\"\n{}", kind.storage);
         let data = |disk: &Disk| disk.path().join("data");
-        if let [disk] = disks {
-            let mut builder = Server::builder().data_dir(data(disk)).cores(1);
+        if kind.nodes == 1 {
+            let mut builder = Server::builder().cores(1);
+            for disk in disks {
+                builder = builder.data_dir(data(disk));
+            }
             builder = builder.config(&format!("[storage]\n{storage}"));
             if let Some(prepare) = kind.prepare.clone() {
                 builder = builder.prepared(move |command| prepare(command));
@@ -66,7 +74,8 @@ impl Nodes {
         let mut shape = Shape::of(kind.nodes);
         shape.storage = storage;
         shape.write_quorum = kind.write_quorum;
-        let disks: Vec<Vec<PathBuf>> = disks.iter().map(|disk| vec![data(disk)]).collect();
+        let disks: Vec<Vec<PathBuf>> =
+            disks.chunks(kind.disks).map(|disks| disks.iter().map(data).collect()).collect();
         let mut cluster = Cluster::prepare_on(shape, Some(&disks));
         let there: Vec<usize> = (0..kind.nodes).filter(|index| Some(*index) != lost).collect();
         there.iter().for_each(|index| cluster.nodes[*index].spawn());

@@ -6,17 +6,19 @@ use std::time::Duration;
 
 use super::clients::{self, Load};
 use super::cuts::{Cut, Moments};
-use super::device::{Disk, FileSystem, Rig, What};
+use super::device::{Disk, FileSystem, Rig};
 use super::judge::judge;
 use super::ledger::Entry;
 use super::nodes::{Kind, Nodes};
-use super::support::Random;
+use super::support::{Random, plain_files, wait_until};
 
 /// States that are looked at at the same time.
 const WORKERS: usize = 2;
 /// The devices of a recording and of its states are given up after this: a recording has at most some hundred states, each of
 /// which takes less than a second.
 const LIFETIME: Duration = Duration::from_secs(400);
+/// Files of versions that were deleted go within this, where there is no grace to speak of.
+const SWEPT: Duration = Duration::from_secs(30);
 
 pub struct Recording {
     rig: Rig,
@@ -30,25 +32,26 @@ impl Recording {
     /// Runs nodes on new disks; or says why that file system is not possible here.
     pub fn make(kind: &Kind, files: FileSystem, load: Load, seed: u64) -> Result<Self, String> {
         let rig = Rig::new(LIFETIME)?;
-        let disks = (0..kind.nodes).map(|number| rig.try_disk(&format!("node-{number}"), files));
+        let disks = (0..kind.nodes * kind.disks).map(|number| rig.try_disk(&format!("node-{number}"), files));
         let mut disks: Vec<Disk> = disks.collect::<Result<_, _>>()?;
         let begun = rig.moment();
         let mut nodes = Nodes::start(kind, &disks, None);
-        let entries = clients::run(&rig, &nodes.publics(), load, seed);
+        let ready = rig.moment();
+        let mut entries = clients::run(&rig, &nodes.publics(), load, seed);
+        if load.sweeps {
+            let files =
+                || disks.iter().map(|disk| plain_files(&disk.path().join("data/slots")).len()).sum::<usize>();
+            let before = files();
+            wait_until(SWEPT, "the files of deleted versions to go", || files() < before);
+            entries.extend(clients::run(&rig, &nodes.publics(), load, !seed));
+        }
         let ended = rig.moment();
         nodes.kill();
         drop(nodes);
         for disk in &mut disks {
             disk.unmount()?;
         }
-        let mut moments = Moments { begun, ended, ..Moments::default() };
-        moments.answers.extend(entries.iter().map(|entry| entry.answered).filter(|at| *at < ended));
-        for event in disks.iter().flat_map(Disk::events).filter(|event| (begun..ended).contains(&event.at)) {
-            match event.what {
-                What::Flush => moments.flushes.push(event.at),
-                What::Write { .. } => moments.writes.push(event.at),
-            }
-        }
+        let moments = Moments::of([begun, ready, ended], &disks, &entries);
         Ok(Self { rig, kind: kind.honest(), disks, entries, moments })
     }
 
@@ -67,8 +70,7 @@ impl Recording {
     /// Looks at so many states, and says what was wrong with which, at most `enough` of them.
     pub fn check(&self, states: usize, enough: usize, seed: u64) -> Vec<String> {
         let mut random = Random::new(seed);
-        let cuts: Vec<Cut> =
-            (0..states).map(|_| Cut::choose(&self.moments, self.kind.nodes, &mut random)).collect();
+        let cuts: Vec<Cut> = (0..states).map(|_| self.choose(&self.moments, &mut random)).collect();
         let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..WORKERS {
@@ -80,8 +82,7 @@ impl Recording {
                             break;
                         };
                         // A node that does not start is a panic.
-                        let look =
-                            std::panic::AssertUnwindSafe(|| self.look(cut, &format!("state-{number}")));
+                        let look = std::panic::AssertUnwindSafe(|| self.look(cut, number));
                         let outcome =
                             std::panic::catch_unwind(look).unwrap_or_else(|panic| Err(message(&*panic)));
                         if let Err(what) = outcome {
@@ -94,17 +95,48 @@ impl Recording {
         wrong.into_inner().unwrap()
     }
 
-    fn look(&self, cut: &Cut, name: &str) -> Result<(), String> {
-        let disks = self.disks.iter().zip(&cut.losses).enumerate();
-        let disks = disks.map(|(number, (disk, (loss, seed)))| {
+    fn choose(&self, moments: &Moments, random: &mut Random) -> Cut {
+        Cut::choose(moments, self.kind.nodes, self.kind.disks, random)
+    }
+
+    fn look(&self, cut: &Cut, number: usize) -> Result<(), String> {
+        let (mut disks, entries, moments) =
+            self.restart(&self.disks, &self.entries, cut, &format!("state-{number}"))?;
+        if !cut.again {
+            return Ok(());
+        }
+        for disk in &mut disks {
+            disk.unmount()?;
+        }
+        // Once more, of what ran just now.
+        let mut next = self.choose(&moments, &mut Random::new(cut.losses[0].1));
+        // What was lost for good was not there.
+        next.lost = cut.lost;
+        let again = self.restart(&disks, &entries, &next, &format!("state-{number}-again"));
+        again.map(drop).map_err(|wrong| format!("and again, {next:?}: {wrong}"))
+    }
+
+    /// Starts nodes on what a power cut leaves of some disks, and judges what they show. What has happened by then.
+    fn restart(
+        &self,
+        disks: &[Disk],
+        entries: &[Entry],
+        cut: &Cut,
+        name: &str,
+    ) -> Result<(Vec<Disk>, Vec<Entry>, Moments), String> {
+        let left = disks.iter().zip(&cut.losses).enumerate().map(|(number, (disk, (loss, seed)))| {
             disk.after_cut(cut.at, *loss, *seed, &format!("{name}-{number}"))
         });
-        let disks: Vec<Disk> = disks.collect::<Result<_, _>>()?;
-        let entries = clients::until(&self.entries, cut.at);
-        let mut nodes = Nodes::start(&self.kind, &disks, cut.lost);
-        let judged = judge(&nodes.publics(), &entries, cut.losses[0].1);
+        let left: Vec<Disk> = left.collect::<Result<_, _>>()?;
+        let begun = self.rig.moment();
+        let mut entries = clients::until(entries, cut.at);
+        let mut nodes = Nodes::start(&self.kind, &left, cut.lost);
+        let ready = self.rig.moment();
+        let written = judge(&self.rig, &nodes.publics(), &entries, cut.losses[0].1);
         nodes.kill();
-        judged
+        entries.extend(written?);
+        let moments = Moments::of([begun, ready, self.rig.moment()], &left, &entries);
+        Ok((left, entries, moments))
     }
 }
 
