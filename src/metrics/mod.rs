@@ -178,6 +178,83 @@ impl Metrics {
         list.register("quarantined_bytes", "Bytes of these files", self.quarantined_bytes.clone());
     }
 
+    fn register_disks(&self, list: &mut Registry) {
+        list.register("disk_state", "How each disk is: 0 good, 1 slow, 2 failed", self.disk_state.clone());
+        list.register(
+            "disk_probe_seconds",
+            "Time that each disk's last probe took: a small file written, synced, read and removed",
+            self.disk_latency.clone(),
+        );
+        list.register(
+            "databases_lost",
+            "Databases of slots that were gone, damaged or older than they were, and were replaced from other nodes",
+            self.databases_lost.clone(),
+        );
+    }
+
+    fn register_sync(&self, list: &mut Registry) {
+        list.register(
+            "sync_rounds",
+            "Times that this node's slots were compared with those of another node",
+            self.sync_rounds.clone(),
+        );
+        list.register(
+            "sync_versions",
+            "Versions that were lacking here and were taken over from another replica",
+            self.sync_versions.clone(),
+        );
+        list.register(
+            "sync_tombstones",
+            "Tombstones that were lacking here and were taken over from another replica",
+            self.sync_tombstones.clone(),
+        );
+        list.register(
+            "sync_fetched_bytes",
+            "Bytes of chunks that were lacking here and were fetched from another replica",
+            self.sync_fetched.clone(),
+        );
+        list.register(
+            "sync_exchanged_bytes",
+            "Bytes of this node's questions about what differs, and of the answers",
+            self.sync_exchanged.clone(),
+        );
+        list.register(
+            "sync_differing_slots",
+            "Replicas on other nodes that differed from this node's when they were last compared",
+            self.sync_differing.clone(),
+        );
+        list.register(
+            "hollow_versions",
+            "Versions whose chunks are still to be fetched from another replica",
+            self.hollow_versions.clone(),
+        );
+        list.register("hollow_slots", "Slots that have such versions", self.hollow_slots.clone());
+    }
+
+    fn register_rings(&self, list: &mut Registry) {
+        list.register(
+            "bulk_ring_depth",
+            "Operations of the bulk rings under way, notifications to come included",
+            self.bulk_depth.clone(),
+        );
+        list.register(
+            "bulk_ring_operations",
+            "Operations that the bulk rings were given",
+            self.bulk_operations.clone(),
+        );
+        list.register(
+            "bulk_ring_overflows",
+            "Times that completions found the queue of a bulk ring full and the kernel kept them",
+            self.bulk_overflows.clone(),
+        );
+        list.register("zero_copy_sends", "Sends begun without a copy", self.zero_copy_sends.clone());
+        list.register(
+            "zero_copy_copied",
+            "Notifications that the kernel copied what was to be sent without a copy",
+            self.zero_copy_copied.clone(),
+        );
+    }
+
     /// The list that `/metrics` encodes.
     pub fn registry(&self) -> Registry {
         let mut list = Registry::with_prefix("amberblob");
@@ -228,74 +305,9 @@ impl Metrics {
             "Deleted versions whose chunks were removed",
             self.versions_dropped.clone(),
         );
-        list.register("disk_state", "How each disk is: 0 good, 1 slow, 2 failed", self.disk_state.clone());
-        list.register(
-            "disk_probe_seconds",
-            "Time that each disk's last probe took: a small file written, synced, read and removed",
-            self.disk_latency.clone(),
-        );
-        list.register(
-            "databases_lost",
-            "Databases of slots that were gone, damaged or older than they were, and were replaced from other nodes",
-            self.databases_lost.clone(),
-        );
-        list.register(
-            "sync_rounds",
-            "Times that this node's slots were compared with those of another node",
-            self.sync_rounds.clone(),
-        );
-        list.register(
-            "sync_versions",
-            "Versions that were lacking here and were taken over from another replica",
-            self.sync_versions.clone(),
-        );
-        list.register(
-            "sync_tombstones",
-            "Tombstones that were lacking here and were taken over from another replica",
-            self.sync_tombstones.clone(),
-        );
-        list.register(
-            "sync_fetched_bytes",
-            "Bytes of chunks that were lacking here and were fetched from another replica",
-            self.sync_fetched.clone(),
-        );
-        list.register(
-            "sync_exchanged_bytes",
-            "Bytes of this node's questions about what differs, and of the answers",
-            self.sync_exchanged.clone(),
-        );
-        list.register(
-            "sync_differing_slots",
-            "Replicas on other nodes that differed from this node's when they were last compared",
-            self.sync_differing.clone(),
-        );
-        list.register(
-            "hollow_versions",
-            "Versions whose chunks are still to be fetched from another replica",
-            self.hollow_versions.clone(),
-        );
-        list.register("hollow_slots", "Slots that have such versions", self.hollow_slots.clone());
-        list.register(
-            "bulk_ring_depth",
-            "Operations of the bulk rings under way, notifications to come included",
-            self.bulk_depth.clone(),
-        );
-        list.register(
-            "bulk_ring_operations",
-            "Operations that the bulk rings were given",
-            self.bulk_operations.clone(),
-        );
-        list.register(
-            "bulk_ring_overflows",
-            "Times that completions found the queue of a bulk ring full and the kernel kept them",
-            self.bulk_overflows.clone(),
-        );
-        list.register("zero_copy_sends", "Sends begun without a copy", self.zero_copy_sends.clone());
-        list.register(
-            "zero_copy_copied",
-            "Notifications that the kernel copied what was to be sent without a copy",
-            self.zero_copy_copied.clone(),
-        );
+        self.register_disks(&mut list);
+        self.register_sync(&mut list);
+        self.register_rings(&mut list);
         list
     }
 }
