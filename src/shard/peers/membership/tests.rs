@@ -174,3 +174,50 @@ fn a_generation_never_goes_back() {
     let (membership, _) = home.open(&topology()).unwrap();
     assert_eq!(membership.roster.disks()[1][0], member(1, 2, 20), "it is on disk");
 }
+
+#[test]
+fn a_disk_that_lost_one_slot_remembers_the_others_for_as_long_as_it_is_that_disk() {
+    let home = Home::new();
+    drop(home.form());
+    let start = || {
+        let disks =
+            open_all(&home.roots, Usage { clustered: true, ..Usage::default() }).expect("the disks open");
+        let membership = Membership::open(&topology(), &disks).unwrap();
+        let slots = Slots::new(Slot::all().map(|slot| (slot.disk(2), PathBuf::new(), State::Unborn)));
+        membership.confirmed.store(true, Ordering::Release);
+        membership.mark(&slots);
+        (disks, membership, slots)
+    };
+    let on_first: Vec<Slot> = Slot::all().filter(|slot| slot.disk(2) == 0).collect();
+    let (lost, kept) = (on_first[0], on_first[1]);
+    for root in &home.roots {
+        fs::create_dir_all(root.join("slots/7")).unwrap();
+    }
+    let (disks, membership, slots) = start();
+    assert!(!slots.is_recovering(lost));
+    let old = disks[0].id();
+    membership.lose(0, &disks[0], &std::iter::once(lost).collect(), &slots).unwrap();
+    let new = disks[0].id();
+    assert_ne!(new, old, "what it signed does not count again");
+    assert!(Slot::all().all(|slot| slots.is_recovering(slot) == (slot.disk(2) == 0)));
+    assert!(!membership.remembers(kept, &slots), "not before all nodes know");
+    let me = member(0, 0, u128::from(old));
+    membership.count_again(kept, me, &slots);
+    assert!(slots.is_recovering(kept), "who began before that does not end after it");
+    drop((disks, membership));
+    // The start after that knows what was lost, and does not lose more.
+    let (disks, membership, slots) = start();
+    assert_eq!((membership.standing(0), disks[0].id()), (Standing::Lost, new));
+    membership.set_standing(0, Standing::Admitted);
+    assert!(membership.remembers(kept, &slots) && !membership.remembers(lost, &slots));
+    membership.lose(0, &disks[0], &std::iter::once(on_first[2]).collect(), &slots).unwrap();
+    membership.set_standing(0, Standing::Admitted);
+    assert!(membership.remembers(kept, &slots));
+    assert!(!membership.remembers(lost, &slots) && !membership.remembers(on_first[2], &slots));
+    // Whatever gives it another identity means that all of it is lost.
+    disks[0].renew().unwrap();
+    drop((disks, membership));
+    let (_disks, membership, slots) = start();
+    membership.set_standing(0, Standing::Admitted);
+    assert!(on_first.iter().all(|slot| !membership.remembers(*slot, &slots)));
+}
