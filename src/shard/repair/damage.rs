@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -189,15 +188,11 @@ impl Damages {
 
     /// Some of them, a line each.
     pub fn lines(&self) -> Vec<String> {
-        self.known()
-            .iter()
-            .take(DAMAGES_SHOWN)
-            .map(|(place, known)| line(*place, known).to_string())
-            .collect()
+        self.known().iter().take(DAMAGES_SHOWN).map(|(place, known)| line(*place, known)).collect()
     }
 }
 
-fn line(place: Place, known: &Known) -> impl fmt::Display {
+fn line(place: Place, known: &Known) -> String {
     format!("slot {}, blob {}, chunk {}: {}", place.slot, known.blob, place.number, known.what)
 }
 
