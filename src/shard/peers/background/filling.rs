@@ -22,7 +22,13 @@ use crate::wire::peer::Held;
 pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
     let pauses: Rc<RefCell<Pauses<BlobId>>> = Rc::new(RefCell::new(Pauses::new(CHORE_PAUSE_MAX)));
     let mut slot_pauses: Pauses<Slot> = Pauses::new(CHORE_PAUSE_MAX);
+    let mut occasion = cluster.syncing.occasion();
     loop {
+        let now = cluster.syncing.occasion();
+        if std::mem::replace(&mut occasion, now) != now {
+            pauses.borrow_mut().end_all();
+            slot_pauses.end_all();
+        }
         let lacking = lacking(&core, &pauses, &mut slot_pauses).await;
         if lacking.is_empty() {
             sleep(CHORES).await;

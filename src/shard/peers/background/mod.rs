@@ -97,4 +97,9 @@ impl<K: Eq + Hash> Pauses<K> {
     fn end(&mut self, key: &K) {
         self.pauses.remove(key);
     }
+
+    /// What failed before may not fail now.
+    fn end_all(&mut self) {
+        self.pauses.clear();
+    }
 }

@@ -4,7 +4,7 @@
 //! All of it is bounded by the nodes and the slots there are.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -100,6 +100,8 @@ pub struct Syncing {
     /// What keeps `sync.rate`.
     pub limiter: Limiter,
     peers: Vec<Peer>,
+    /// How often there was a new reason to try what failed before.
+    occasions: AtomicU64,
     /// At most one job for each slot and node.
     pub(super) jobs: (Sender<Job>, Receiver<Job>),
 }
@@ -110,6 +112,7 @@ impl Syncing {
             settings,
             limiter: Limiter::new(settings.rate),
             peers: topology.nodes().map(|_| Peer::new()).collect(),
+            occasions: AtomicU64::new(0),
             jobs: async_channel::unbounded(),
         }
     }
@@ -122,7 +125,13 @@ impl Syncing {
     pub(in crate::shard::peers) fn look_at_all(&self, node: NodeId) {
         let peer = self.peer(node);
         peer.all.store(true, Ordering::Release);
+        self.occasions.fetch_add(1, Ordering::AcqRel);
         peer.wake();
+    }
+
+    /// Changes when a node answers again, or an operator asks: what could not be fetched before may be there now.
+    pub(in crate::shard::peers) fn occasion(&self) -> u64 {
+        self.occasions.load(Ordering::Acquire)
     }
 
     /// A commit or a tombstone of a slot did not reach a node, as far as is known.
@@ -137,6 +146,7 @@ impl Syncing {
         let (asking, answer) = oneshot::channel();
         let peer = self.peer(node);
         lock(&peer.asking).push(asking);
+        self.occasions.fetch_add(1, Ordering::AcqRel);
         peer.wake();
         answer
     }
@@ -237,10 +247,11 @@ mod tests {
         let (b, c) = (syncing.peer(NodeId(1)), syncing.peer(NodeId(2)));
         assert!(b.take_all() && c.take_all() && !b.take_all(), "after the start everything is looked at");
         let slot = |number| Slot::new(number).unwrap();
+        let before = syncing.occasion();
         (0..3).for_each(|_| syncing.missed(NodeId(1), slot(7)));
         assert_eq!((b.take_missed().len(), b.take_missed().len(), c.take_missed().len()), (1, 0, 0));
         syncing.look_at_all(NodeId(2));
-        assert!(c.take_all() && !b.take_all());
+        assert!(c.take_all() && !b.take_all() && syncing.occasion() > before);
         c.tell([slot(1), slot(1), slot(2)].into_iter());
         assert_eq!((c.take_told(), c.take_told()), (vec![slot(1), slot(2)], Vec::new()));
         b.note(slot(5), false);
