@@ -52,7 +52,7 @@ pub const LOSSES_GATHERED: Duration = Duration::from_secs(5);
 /// Time for a writer to put a database aside and make another.
 pub const PUT_ASIDE_TIME: Duration = Duration::from_secs(30);
 /// Slots that one core recovers at once.
-pub const RECOVERIES: usize = 4;
+pub const RECOVERIES: usize = 8;
 /// How often a core looks for slots to recover, versions to fetch and uploads to give up.
 pub const CHORES: Duration = Duration::from_millis(250);
 /// Age at which a try without an outcome is asked about.

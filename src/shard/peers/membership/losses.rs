@@ -82,6 +82,8 @@ impl Losses {
             on_storage_thread(fence).await.unwrap_or_else(|error| Err(error.to_string()))?;
             self.fenced.extend(&lost);
         }
+        // Before a slot is in service again, and until stock is taken the next time.
+        cluster.set_trouble(format!("recovering: disk {} has lost databases", disk.root().display()));
         for slot in lost.iter() {
             let put_aside = timeout(PUT_ASIDE_TIME, core.node.writers.put_aside(slot)).await;
             put_aside

@@ -47,9 +47,12 @@ async fn listen_to(core: Rc<Core>, cluster: Arc<Cluster>, node: NodeId, heard: T
     loop {
         let (now, pause) = match ask_cluster(&core, node, &Question::Hello, CLUSTER_TIME).await {
             Ok(Answer::Introduction(said)) => {
-                let is_one_of_us = said.members.is_some() && said.charter == *cluster.membership.charter();
+                let is_ours = said.charter == *cluster.membership.charter();
+                let is_one_of_us = is_ours && said.members.is_some();
                 cluster.set_reachable(node, is_one_of_us);
-                (Heard::Said(said), HEARTBEAT)
+                // It is about to be: who is ready counts on it.
+                let pause = if is_ours && !is_one_of_us { HEARTBEAT / 8 } else { HEARTBEAT };
+                (Heard::Said(said), pause)
             }
             Ok(_) => (Heard::Refused("it answers another question".to_owned()), HEARTBEAT_REFUSED),
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
