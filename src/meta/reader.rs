@@ -348,6 +348,14 @@ impl Reader {
         opened.map(|(_, db)| db)
     }
 
+    /// Whether the slot got its first versions, in the journal, after the asker looked whether it has any there: then its
+    /// database may be still to be made, and what the asker is owed is what was there before.
+    fn is_unmade(&self, slot: Slot) -> bool {
+        // In this order: a slot is pending before it is ready, and its database is made before it is pending no more.
+        self.slots.is_pending(slot)
+            && matches!(self.slots.dir(slot).join(schema::FILE).try_exists(), Ok(false))
+    }
+
     /// Answers by the slot's database; an unborn slot has none.
     fn reply<T>(
         &mut self,
@@ -358,6 +366,7 @@ impl Reader {
         let incarnation = self.slots.incarnation(slot);
         let result = match self.slots.state(slot) {
             State::Unborn => answer(None),
+            State::Ready if self.is_unmade(slot) => answer(None),
             _ => match self.open(slot, incarnation) {
                 Ok(db) => answer(Some(db)),
                 Err(error) => Err(error.into()),
@@ -432,5 +441,33 @@ pub fn verify(slots: &Slots, slot: Slot) {
     };
     if let Err(error) = check() {
         refusal(slots, slot, &error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_whose_database_is_not_made_yet_has_what_it_had_before() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = |slot: Slot| root.path().join(slot.to_string());
+        let slots = Arc::new(Slots::new(Slot::all().map(|slot| (0, dir(slot), State::Unborn))));
+        let ballast = Arc::new(vec![Ballast::new(root.path(), 0)]);
+        let databases = Databases::new(2);
+        let mut reader = Reader { slots: Arc::clone(&slots), roster: None, ballast, databases };
+        let slot = Slot::of("p");
+        let mut versions = || {
+            let (reply, mut answer) = oneshot::channel();
+            reader.answer(slot, Question::Versions { path: "p".to_owned(), below: 9, limit: 9, reply });
+            answer.try_recv().unwrap().expect("an answer").map(|found| found.len())
+        };
+        assert_eq!(versions().unwrap(), 0, "unborn");
+        // Its first version is in the journal, since the question was put in the queue.
+        slots.journaled(slot);
+        slots.set_ready(slot);
+        assert_eq!(versions().unwrap(), 0, "not made yet");
+        slots.settled(slot);
+        assert!(versions().is_err(), "a database that was made and is gone is missed");
     }
 }

@@ -98,7 +98,9 @@ impl Disk {
     /// Mounts it after [`Self::unmount`].
     pub fn mount_again(&mut self) -> Result<(), String> {
         let file = super::daemon::files(self.rig.home()).join(&self.name);
-        let device = run("losetup", &["--find", "--show", "--direct-io=on", &file.to_string_lossy()])?;
+        let file = file.to_string_lossy();
+        let attach = || run("losetup", &["--find", "--show", "--direct-io=on", &file]);
+        let device = attach().or_else(|wrong| if make_node()? { attach() } else { Err(wrong) })?;
         self.device = device.trim().to_owned();
         let at = self.path();
         let mounting = run(
@@ -146,6 +148,17 @@ impl Disk {
         self.rig.ask(&Ask::Cut { of, at, loss, seed, name: name.clone(), logged: true })?;
         Self::mount(self.rig.clone(), name, self.kind)
     }
+}
+
+/// Makes the node of the next loop device: where nobody else does, there are eight, whatever the kernel has. Whether it lacked.
+fn make_node() -> Result<bool, String> {
+    let said = run("losetup", &["--find"])?;
+    let node = said.split_ascii_whitespace().next().unwrap_or_default();
+    let Some(number) = node.strip_prefix("/dev/loop") else { return Ok(false) };
+    if Path::new(node).exists() {
+        return Ok(false);
+    }
+    run("mknod", &[node, "b", "7", number]).map(|_| true)
 }
 
 impl Drop for Disk {

@@ -1,6 +1,6 @@
 //! What nodes owe their clients after a power cut, asked of them over HTTP.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ const SEEDS: u64 = 1 << 60;
 
 /// Nothing acknowledged is lost or changed, nothing is half there, what was deleted stays deleted, and no number is given twice.
 ///
-/// Gives back what it wrote itself.
+/// Gives back what it wrote itself, and what it was the first to be told of.
 pub fn judge(rig: &Rig, publics: &[SocketAddr], entries: &[Entry], seed: u64) -> Result<Vec<Entry>, String> {
     let mut random = Random::new(seed);
     let mut asker = Asker { publics, link: None, random: Random::new(random.next_u64()) };
@@ -51,13 +51,30 @@ pub fn judge(rig: &Rig, publics: &[SocketAddr], entries: &[Entry], seed: u64) ->
         asker.verify_listing(&ledger)?;
     }
     let paths: Vec<&str> = by_path.keys().copied().collect();
-    let mut written = Vec::new();
+    // What nobody had been told of, and was there all the same, stays as well: now it was read.
+    let told: BTreeSet<(&str, u64)> = entries
+        .iter()
+        .filter_map(|entry| match entry.told {
+            Told::Stored { version, .. } => Some((entry.path.as_str(), version)),
+            _ => None,
+        })
+        .collect();
+    let found = live.iter().filter(|(path, version, _)| !told.contains(&(*path, *version)));
+    let mut seen: Vec<Entry> = found
+        .map(|(path, version, Known { blob_id, blob, .. })| Entry {
+            path: (*path).to_owned(),
+            ask: Ask::Get(Some(*version)),
+            asked: rig.moment(),
+            told: Told::Read { version: *version, blob_id: blob_id.clone(), blob: *blob },
+            answered: rig.moment(),
+        })
+        .collect();
     for _ in 0..WRITTEN.min(paths.len()) {
         let path = paths[random.below(paths.len() as u64) as usize];
         let blob = Blob { seed: SEEDS + random.below(SEEDS), len: [1000, 100_000][random.below(2) as usize] };
-        written.push(asker.write(rig, path, &ledger, blob)?);
+        seen.push(asker.write(rig, path, &ledger, blob)?);
     }
-    Ok(written)
+    Ok(seen)
 }
 
 struct Asker<'a> {

@@ -132,9 +132,9 @@ impl Recording {
         let mut entries = clients::until(entries, cut.at);
         let mut nodes = Nodes::start(&self.kind, &left, cut.lost);
         let ready = self.rig.moment();
-        let written = judge(&self.rig, &nodes.publics(), &entries, cut.losses[0].1);
+        let seen = judge(&self.rig, &nodes.publics(), &entries, cut.losses[0].1);
         nodes.kill();
-        entries.extend(written?);
+        entries.extend(seen?);
         let moments = Moments::of([begun, ready, self.rig.moment()], &left, &entries);
         Ok((left, entries, moments))
     }
