@@ -13,8 +13,10 @@ use std::thread::Thread;
 use amberblob::base::ids::{BlobId, ChunkId};
 use amberblob::base::parts::{Part, Parts};
 use amberblob::base::slot::Slot;
+use amberblob::base::slot_set::SlotSet;
 use amberblob::io::ballast::Ballast;
 use amberblob::limits::{CHUNK_SIZE, PARTS_PER_CHUNK};
+use amberblob::meta::births::Births;
 use amberblob::meta::index::{Indexes, Listing, Seek};
 use amberblob::meta::journal::{Journals, Started};
 use amberblob::meta::reader::Readers;
@@ -77,6 +79,7 @@ impl Metadata {
             keep_versions: 0,
             ballast: Arc::clone(&ballast),
             open_databases: 2048,
+            births: Arc::new(Births::new([(dir.path().to_owned(), SlotSet::default())])),
             roster: None,
         };
         let (indexes, _) = Indexes::start(&roots, &slots, &ballast).expect("an index");
