@@ -79,6 +79,7 @@ impl Metadata {
             keep_versions: 0,
             ballast: Arc::clone(&ballast),
             open_databases: 2048,
+            births: Arc::new(Births::new([(dir.path().to_owned(), SlotSet::default())])),
             roster: None,
             births: Arc::new(Births::new([(dir.path().to_owned(), SlotSet::default())])),
         };
