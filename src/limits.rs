@@ -423,11 +423,11 @@ pub const REPAIR_QUEUE: usize = 256;
 /// Time after which a core with nothing to repair tries again what it could not.
 pub const REPAIR_PAUSE: Duration = Duration::from_mins(1);
 /// Time that another replica has to begin to send what is damaged here.
-pub const REPAIR_ANSWER_TIME: Duration = Duration::from_secs(2);
+pub const REPAIR_ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Time it has to send it, at most a part.
-pub const REPAIR_FETCH_TIME: Duration = Duration::from_secs(5);
+pub const REPAIR_FETCH_TIME: Duration = Duration::from_secs(10);
 /// Time that a read waits for bytes that are damaged here, from all replicas together.
-pub const READ_REPAIR_TIME: Duration = Duration::from_secs(15);
+pub const READ_REPAIR_TIME: Duration = Duration::from_secs(25);
 /// Such bytes that one core's reads hold.
 pub const RESCUES_HELD: usize = 32 << 20;
 /// How often the sweeper looks for chunks to drop, at most.

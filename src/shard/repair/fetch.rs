@@ -68,13 +68,16 @@ impl Others<'_> {
         let len = (range.end - range.start) as usize;
         let missing = vec![true; len.div_ceil(GRANULE)];
         let mut gathered = Gathered { bytes: vec![0; len], missing, sums };
-        let nodes =
-            self.cluster.others(self.slot).into_iter().filter(|node| self.cluster.is_reachable(*node));
-        let nodes: Vec<NodeId> = nodes.collect();
-        for node in &nodes {
-            gathered.take(0, &self.ask(*node, range.clone()).await);
+        // Those that do not answer too, at last: they may only be busy, and nobody else can help.
+        let mut nodes: Vec<NodeId> = Vec::new();
+        for node in self.cluster.others(self.slot) {
+            let (came, answers) = self.ask(node, range.clone()).await;
+            gathered.take(0, &came);
             if gathered.is_whole() {
                 return Some(gathered.bytes);
+            }
+            if answers {
+                nodes.push(node);
             }
         }
         if gathered.missing.len() == 1 {
@@ -84,7 +87,7 @@ impl Others<'_> {
             let start = range.start + granule as u64 * GRANULE_SIZE;
             for node in &nodes {
                 if gathered.missing[granule] {
-                    let came = self.ask(*node, start..range.end.min(start + GRANULE_SIZE)).await;
+                    let (came, _) = self.ask(*node, start..range.end.min(start + GRANULE_SIZE)).await;
                     gathered.take(granule, &came);
                 }
             }
@@ -95,15 +98,17 @@ impl Others<'_> {
         Some(gathered.bytes)
     }
 
-    /// What comes of bytes `range` from a replica: perhaps nothing.
-    async fn ask(&self, node: NodeId, range: Range<u64>) -> Vec<u8> {
+    /// What comes of bytes `range` from a replica, perhaps nothing; and whether it answers at all.
+    async fn ask(&self, node: NodeId, range: Range<u64>) -> (Vec<u8>, bool) {
         let mut came = Vec::new();
         let asking = timeout(REPAIR_FETCH_TIME, self.try_ask(node, &range, &mut came)).await;
-        if let Err(error) = asking.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-            let (node, blob) = (self.cluster.topology().name(node), self.whole.blob);
-            tracing::debug!(node, %blob, ?range, %error, "a replica does not have all of what is damaged here");
-        }
-        came
+        let Err(error) = asking.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) else {
+            return (came, true);
+        };
+        let (name, blob) = (self.cluster.topology().name(node), self.whole.blob);
+        tracing::debug!(node = name, %blob, ?range, %error, "a replica does not have all of what is damaged here");
+        let silent = [io::ErrorKind::TimedOut, io::ErrorKind::ConnectionRefused];
+        (came, !silent.contains(&error.kind()))
     }
 
     async fn try_ask(&self, node: NodeId, range: &Range<u64>, came: &mut Vec<u8>) -> io::Result<()> {
