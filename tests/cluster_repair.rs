@@ -141,7 +141,8 @@ fn blows(cluster: &Cluster, random: &mut Random, flips: u64, deletions: u64) -> 
     let mut blows = Vec::new();
     while (deleted.len() as u64) < deletions.min(files.len() as u64) {
         let (file, node) = (&files[pick(files.len() as u64) as usize].0, pick(3) as usize);
-        if deleted.insert(file, node).is_none() {
+        if !deleted.contains_key(file.as_path()) {
+            deleted.insert(file, node);
             blows.push(Blow::Delete(node, file.clone()));
         }
     }
