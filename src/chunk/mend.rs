@@ -95,9 +95,9 @@ impl Mending {
     /// # Errors
     /// Those of the writes and the file steps.
     pub async fn finish(mut self, synced: bool) -> io::Result<bool> {
-        let ended = self.hasher.settle().await?.end_chunk(&self.tail);
+        let is_it = self.is_it().await?;
         self.file.drain(0).await?;
-        if ChunkId(ended.id) != self.place.chunk || self.written != self.place.len {
+        if !is_it {
             self.discard().await;
             return Ok(false);
         }
@@ -117,6 +117,22 @@ impl Mending {
         };
         let finish = Finish { len: place.len, named: place.file(), synced, aside: Some(aside), directories };
         file.finish(finish).outcome().await.map(|()| true)
+    }
+
+    /// Whether all the bytes that it got are the chunk's.
+    async fn is_it(&mut self) -> io::Result<bool> {
+        let ended = self.hasher.settle().await?.end_chunk(&self.tail);
+        Ok(ChunkId(ended.id) == self.place.chunk && self.written == self.place.len)
+    }
+
+    /// Gives it up; whether its bytes were the chunk's.
+    ///
+    /// # Errors
+    /// When they could not be hashed.
+    pub async fn discard_checked(mut self) -> io::Result<bool> {
+        let is_it = self.is_it().await;
+        self.discard().await;
+        is_it
     }
 
     /// Gives it up.

@@ -102,23 +102,27 @@ impl ChunkFile {
             if finish.synced {
                 file.sync_data()?;
             }
-            if let Some(aside) = &finish.aside {
-                put_aside(&finish.named, aside)?;
-            }
-            fs::rename(&path, &finish.named)?;
+            let moved = finish.aside.as_ref().map_or(Ok(false), |aside| put_aside(&finish.named, aside))?;
+            fs::rename(&path, &finish.named).inspect_err(|_| {
+                // What is damaged is better than nothing: some of it may be good.
+                if let Some(aside) = finish.aside.as_ref().filter(|_| moved) {
+                    let _ = fs::rename(aside, &finish.named);
+                }
+            })?;
             finish.directories.iter().try_for_each(|directory| steps::sync_dir(directory))
         })
     }
 }
 
-/// Moves a file, if there is one; makes the directory that it goes to.
-fn put_aside(path: &Path, aside: &Path) -> io::Result<()> {
+/// Moves a file, if there is one, and says whether; makes the directory that it goes to.
+fn put_aside(path: &Path, aside: &Path) -> io::Result<bool> {
     if let Some(directory) = aside.parent() {
         steps::create_dir_synced(directory)?;
     }
     match fs::rename(path, aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

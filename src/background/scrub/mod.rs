@@ -74,17 +74,18 @@ impl Scrubber {
 
     /// One pass over a disk, or the rest of one, if it is time.
     async fn scrub_if_due(&self, disk: usize) {
-        let root = self.node.disks[disk].root();
+        let place = &self.node.disks[disk];
+        if place.health().has_failed() {
+            return;
+        }
         let now = Timestamp::now();
-        let mut progress = match progress::load(root) {
-            Some(progress) => progress,
+        let Some(mut progress) = progress::load(place).await else {
             // A disk that is new has nothing to scrub; one of an earlier release is not scrubbed at its first start.
-            None => Progress { begun: now.0, ..Progress::default() },
+            return progress::save(place, &Progress { begun: now.0, ..Progress::default() }).await;
         };
         let due = Timestamp(progress.begun) <= now.minus(self.settings.interval);
         if progress.position.is_none() {
             if !due {
-                progress::save(root, &progress);
                 return;
             }
             progress = Progress { begun: now.0, finished: progress.finished, ..Progress::default() };
@@ -98,16 +99,16 @@ impl Scrubber {
         if pass.run(position).await {
             progress.position = None;
             progress.finished = Timestamp::now().0;
-            progress::save(root, &progress);
+            progress::save(place, &progress).await;
             self.finished(disk, progress.finished);
-            pass.settle().await;
+            let (_, looked) = pass.settle().await;
             if whole {
-                self.node.damages.forget_unmet(start, |slot| self.node.slots.disk(slot) == disk);
+                self.node.damages.forget_unmet(start, |slot| looked.contains(slot));
             }
         } else if !pass.overtaken
             && let Some(stopped) = &pass.note
         {
-            progress::save(root, stopped);
+            progress::save(place, stopped).await;
         }
     }
 
@@ -142,14 +143,16 @@ impl Scrubber {
             if !pass.run(Position::default()).await {
                 return Err(Error::new(Code::Internal, "the node stops: ask again when it is back"));
             }
-            let tally = pass.settle().await;
-            self.node.damages.forget_unmet(at, |slot| self.node.slots.disk(slot) == disk);
+            let (tally, looked) = pass.settle().await;
+            self.node.damages.forget_unmet(at, |slot| looked.contains(slot));
             let finished = Timestamp::now().0;
-            let root = self.node.disks[disk].root();
-            progress::save(root, &Progress { begun, finished, ..Progress::default() });
-            self.finished(disk, finished);
+            let place = &self.node.disks[disk];
+            if !place.health().has_failed() {
+                progress::save(place, &Progress { begun, finished, ..Progress::default() }).await;
+                self.finished(disk, finished);
+            }
             let mut described = tally.describe();
-            described["disk"] = json!(root.display().to_string());
+            described["disk"] = json!(place.root().display().to_string());
             disks.push(described);
             total.add(tally);
         }

@@ -16,6 +16,7 @@ use super::progress::{self, Progress};
 use crate::base::error::Result;
 use crate::base::ids::ChunkId;
 use crate::base::slot::Slot;
+use crate::base::slot_set::SlotSet;
 use crate::chunk::layout;
 use crate::limits::{CHECK_RETRY, REPAIR_QUEUE, SCRUB_CHUNKS, SCRUB_NOTE, SCRUB_PATIENCE, SCRUB_ROWS};
 use crate::meta::slots::State;
@@ -88,6 +89,8 @@ pub(super) struct Pass<'a> {
     noted: Instant,
     /// Whether another pass has looked at everything meanwhile.
     pub(super) overtaken: bool,
+    /// Slots of which everything was looked at.
+    looked: SlotSet,
 }
 
 impl<'a> Pass<'a> {
@@ -102,6 +105,7 @@ impl<'a> Pass<'a> {
             note: None,
             noted: Instant::now(),
             overtaken: false,
+            looked: SlotSet::default(),
         }
     }
 
@@ -119,7 +123,7 @@ impl<'a> Pass<'a> {
                 State::Unborn => {}
                 State::Failed | State::Unchecked => self.tally.unchecked += 1,
                 State::Ready => match self.slot(slot, from).await {
-                    Ok(true) => {}
+                    Ok(true) => self.looked.insert(slot),
                     Ok(false) => return false,
                     Err(error) => {
                         tracing::warn!(%slot, %error, "a slot cannot be scrubbed");
@@ -159,7 +163,7 @@ impl<'a> Pass<'a> {
                 Err(error) => return Err(error),
             };
             for id in ids {
-                self.note(slot, whole.row, number);
+                self.note(slot, whole.row, number).await;
                 if !self.wait_turn().await {
                     return Ok(false);
                 }
@@ -180,12 +184,12 @@ impl<'a> Pass<'a> {
     }
 
     /// Notes where the pass is, if it is time.
-    fn note(&mut self, slot: Slot, row: Row, chunk: u64) {
+    async fn note(&mut self, slot: Slot, row: Row, chunk: u64) {
         let Some(progress) = &mut self.note else { return };
         let first = progress.position.is_none();
         progress.position = Some(Position { slot: slot.index() as u16, row: row.0, chunk });
         if first || self.noted.elapsed() >= SCRUB_NOTE {
-            progress::save(self.scrubber.node.disks[self.disk].root(), progress);
+            progress::save(&self.scrubber.node.disks[self.disk], progress).await;
             self.noted = Instant::now();
         }
     }
@@ -280,9 +284,9 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Waits for what is being repaired, and says what there was.
-    pub(super) async fn settle(mut self) -> Tally {
+    /// Waits for what is being repaired, and says what there was, and of which slots all was looked at.
+    pub(super) async fn settle(mut self) -> (Tally, SlotSet) {
         self.await_repairs().await;
-        self.tally
+        (self.tally, self.looked)
     }
 }

@@ -4,11 +4,16 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::pass::Position;
+use crate::chunk::disk::Disk;
 use crate::chunk::layout;
+use crate::limits::PROBE_TIME;
 
 /// Times are milliseconds since 1970.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,8 +27,22 @@ pub(super) struct Progress {
     pub(super) position: Option<Position>,
 }
 
-/// What is noted on a disk; none: nothing, or nothing that can be read.
-pub(super) fn load(root: &Path) -> Option<Progress> {
+/// What is noted on a disk; none: nothing, or nothing that can be read in time.
+pub(super) async fn load(disk: &Arc<Disk>) -> Option<Progress> {
+    let place = Arc::clone(disk);
+    timeout(PROBE_TIME, spawn_blocking(move || read(place.root()))).await.ok()?.ok()?
+}
+
+/// Notes it; what cannot be noted, or not in time, is done again after a restart.
+pub(super) async fn save(disk: &Arc<Disk>, progress: &Progress) {
+    let (place, progress) = (Arc::clone(disk), progress.clone());
+    let written = timeout(PROBE_TIME, spawn_blocking(move || write(place.root(), &progress))).await;
+    if written.is_err() {
+        tracing::warn!(disk = %disk.root().display(), "where the scrub is cannot be noted: the disk does not answer");
+    }
+}
+
+fn read(root: &Path) -> Option<Progress> {
     let path = layout::scrub_file(root);
     let read = fs::read(&path).and_then(|text| Ok(serde_json::from_slice(&text)?));
     match read {
@@ -37,8 +56,7 @@ pub(super) fn load(root: &Path) -> Option<Progress> {
     }
 }
 
-/// Notes it; what cannot be noted is done again after a restart.
-pub(super) fn save(root: &Path, progress: &Progress) {
+fn write(root: &Path, progress: &Progress) {
     let path = layout::scrub_file(root);
     let new = path.with_extension("json.tmp");
     let write = || {
@@ -57,12 +75,12 @@ mod tests {
     #[test]
     fn it_is_read_back_as_written_and_rubbish_is_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(load(dir.path()), None);
+        assert_eq!(read(dir.path()), None);
         let position = Some(Position { slot: 7, row: 9, chunk: 3 });
         let progress = Progress { begun: 1, finished: 2, position };
-        save(dir.path(), &progress);
-        assert_eq!(load(dir.path()), Some(progress));
+        write(dir.path(), &progress);
+        assert_eq!(read(dir.path()), Some(progress));
         fs::write(layout::scrub_file(dir.path()), "{").unwrap();
-        assert_eq!(load(dir.path()), None);
+        assert_eq!(read(dir.path()), None);
     }
 }

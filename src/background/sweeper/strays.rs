@@ -79,12 +79,15 @@ async fn look(
                 continue;
             };
             tracing::info!(%slot, %blob, file = ?stray.1, after = ?since.elapsed(), "a file that nothing names");
-            if node.live.contains(blob) {
+            // Nobody begins to write its files meanwhile.
+            if !node.live.insert(blob) {
                 continue;
             }
             let kind = if stray.1.to_string_lossy().ends_with(".tmp") { "temporary" } else { "chunk" };
             let dir = slot_dir.clone();
-            if blocking(move || sweep::remove_file(&dir, blob, &stray.1)).await? {
+            let removed = blocking(move || sweep::remove_file(&dir, blob, &stray.1)).await;
+            node.live.remove(blob);
+            if removed? {
                 count(node, kind);
             }
         }

@@ -75,7 +75,7 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
         len: whole.chunk_len(place.number),
     };
     let others = Others { core, cluster, slot, whole: &whole };
-    let has_file = file.len > INLINE_MAX || !whole.is_inline(place.number) && file.file().exists();
+    let has_file = file.len > INLINE_MAX || !whole.is_inline(place.number) && exists(&file).await?;
     if !has_file {
         return mend_inline(&others, place, &parts).await;
     }
@@ -84,11 +84,10 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
         return Err(Error::new(Code::SlotUnavailable, "its blob is being written"));
     }
     let mended = mend_file(&others, file.clone(), &parts).await;
-    node.live.remove(whole.blob);
-    let outcome = mended.map_err(|error| Error::new(Code::Internal, error.to_string()))?;
-    if outcome == Outcome::Repaired {
+    if let Ok(Outcome::Repaired) = mended {
         node.damages.note_replaced();
-        if node.readers.whole(slot, place.row).await?.is_none() {
+        // The version may have gone meanwhile; what it was is not known where its slot cannot be asked.
+        if let Ok(None) = node.readers.whole(slot, place.row).await {
             let withdraw = move || {
                 mend::withdraw(&file);
                 Ok(())
@@ -97,7 +96,16 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
             let _ = on_storage_thread(withdraw).await;
         }
     }
-    Ok(outcome)
+    // Only now: a fill of the same blob may count the files that it finds.
+    node.live.remove(whole.blob);
+    mended.map_err(|error| Error::new(Code::Internal, error.to_string()))
+}
+
+/// Whether a chunk has a file.
+async fn exists(file: &mend::Place) -> Result<bool> {
+    let path = file.file();
+    let looked = on_storage_thread(move || path.try_exists()).await;
+    looked.map_err(|error| Error::new(Code::Internal, error.to_string()))
 }
 
 fn lacking() -> Error {
@@ -135,16 +143,11 @@ async fn mend_file(others: &Others<'_>, file: mend::Place, parts: &[Part]) -> io
         }
         begun => begun?,
     };
+    let damaged = || io::Error::other("its checksums in the database are damaged, too");
     match assemble(others, &file, old.as_ref(), parts, &mut new).await {
         // Whoever met it as damaged had a file that was replaced since, or a disk that thought better of it.
-        Ok(true) => {
-            new.discard().await;
-            Ok(Outcome::Needless)
-        }
-        Ok(false) => {
-            let damaged = || io::Error::other("its checksums in the database are damaged, too");
-            new.finish(node.synced).await?.then_some(Outcome::Repaired).ok_or_else(damaged)
-        }
+        Ok(true) => new.discard_checked().await?.then_some(Outcome::Needless).ok_or_else(damaged),
+        Ok(false) => new.finish(node.synced).await?.then_some(Outcome::Repaired).ok_or_else(damaged),
         Err(error) => {
             new.discard().await;
             Err(error)

@@ -1,12 +1,16 @@
 //! A file system on a device of a rig, mounted.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::command::run;
 use super::control::{Answer, Ask};
 use super::faults::Fault;
 use super::log::{Event, Loss};
 use super::rig::Rig;
+
+/// How long a file system may be in use after its user has ended.
+const UNMOUNT_TIME: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FileSystem {
@@ -121,16 +125,30 @@ impl Disk {
         }
         let at = self.path();
         let at = at.to_string_lossy();
-        run("umount", &[&at]).map(drop).inspect_err(|_| {
-            let _ = run("umount", &["-l", &at]);
-        })
+        // What a program that was killed had under way may hold its files for a moment longer.
+        let began = Instant::now();
+        loop {
+            match run("umount", &[&at]) {
+                Ok(_) => return Ok(()),
+                Err(wrong) if began.elapsed() > UNMOUNT_TIME => {
+                    let _ = run("umount", &["-l", &at]);
+                    return Err(wrong);
+                }
+                Err(_) => std::thread::sleep(Duration::from_millis(50)),
+            }
+        }
     }
 
     /// From now on its requests go wrong as these say; with none, everything is well again, and what waited is done.
     #[track_caller]
     pub fn set_faults(&self, faults: &[Fault]) {
+        self.try_set_faults(faults).unwrap_or_else(|wrong| panic!("{wrong}"));
+    }
+
+    /// The same, of a disk that may be gone.
+    pub fn try_set_faults(&self, faults: &[Fault]) -> Result<(), String> {
         let ask = Ask::SetFaults { name: self.name.clone(), faults: faults.to_vec() };
-        self.rig.ask(&ask).unwrap_or_else(|wrong| panic!("{wrong}"));
+        self.rig.ask(&ask).map(drop)
     }
 
     /// Every write and flush so far.

@@ -67,11 +67,13 @@ impl Recording {
         )
     }
 
-    /// Looks at so many states, and says what was wrong with which, at most `enough` of them.
+    /// Looks at so many states, and says what was wrong with which, at most `enough` of them. That a state could not be looked at
+    /// is no such thing, but a failure.
+    #[track_caller]
     pub fn check(&self, states: usize, enough: usize, seed: u64) -> Vec<String> {
         let mut random = Random::new(seed);
         let cuts: Vec<Cut> = (0..states).map(|_| self.choose(&self.moments, &mut random)).collect();
-        let (next, wrong) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+        let (next, wrong, unseen) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
         std::thread::scope(|scope| {
             for _ in 0..WORKERS {
                 scope.spawn(|| {
@@ -83,15 +85,20 @@ impl Recording {
                         };
                         // A node that does not start is a panic.
                         let look = std::panic::AssertUnwindSafe(|| self.look(cut, number));
-                        let outcome =
-                            std::panic::catch_unwind(look).unwrap_or_else(|panic| Err(message(&*panic)));
-                        if let Err(what) = outcome {
-                            wrong.lock().unwrap().push(format!("state {number}, {cut:?}: {what}"));
-                        }
+                        let outcome = std::panic::catch_unwind(look)
+                            .unwrap_or_else(|panic| Err(Wrong::Shown(message(&*panic))));
+                        let (what, list) = match outcome {
+                            Ok(()) => continue,
+                            Err(Wrong::Shown(what)) => (what, &wrong),
+                            Err(Wrong::Unseen(what)) => (what, &unseen),
+                        };
+                        list.lock().unwrap().push(format!("state {number}, {cut:?}: {what}"));
                     }
                 });
             }
         });
+        let unseen = unseen.into_inner().unwrap();
+        assert!(unseen.is_empty(), "states that could not be looked at:\n{}", unseen.join("\n"));
         wrong.into_inner().unwrap()
     }
 
@@ -99,21 +106,24 @@ impl Recording {
         Cut::choose(moments, self.kind.nodes, self.kind.disks, random)
     }
 
-    fn look(&self, cut: &Cut, number: usize) -> Result<(), String> {
+    fn look(&self, cut: &Cut, number: usize) -> Result<(), Wrong> {
         let (mut disks, entries, moments) =
             self.restart(&self.disks, &self.entries, cut, &format!("state-{number}"))?;
         if !cut.again {
             return Ok(());
         }
         for disk in &mut disks {
-            disk.unmount()?;
+            disk.unmount().map_err(Wrong::Unseen)?;
         }
         // Once more, of what ran just now.
         let mut next = self.choose(&moments, &mut Random::new(cut.losses[0].1));
         // What was lost for good was not there.
         next.lost = cut.lost;
         let again = self.restart(&disks, &entries, &next, &format!("state-{number}-again"));
-        again.map(drop).map_err(|wrong| format!("and again, {next:?}: {wrong}"))
+        again.map(drop).map_err(|wrong| match wrong {
+            Wrong::Shown(what) => Wrong::Shown(format!("and again, {next:?}: {what}")),
+            unseen @ Wrong::Unseen(_) => unseen,
+        })
     }
 
     /// Starts nodes on what a power cut leaves of some disks, and judges what they show. What has happened by then.
@@ -123,21 +133,29 @@ impl Recording {
         entries: &[Entry],
         cut: &Cut,
         name: &str,
-    ) -> Result<(Vec<Disk>, Vec<Entry>, Moments), String> {
+    ) -> Result<(Vec<Disk>, Vec<Entry>, Moments), Wrong> {
         let left = disks.iter().zip(&cut.losses).enumerate().map(|(number, (disk, (loss, seed)))| {
             disk.after_cut(cut.at, *loss, *seed, &format!("{name}-{number}"))
         });
-        let left: Vec<Disk> = left.collect::<Result<_, _>>()?;
+        let left: Vec<Disk> = left.collect::<Result<_, _>>().map_err(Wrong::Unseen)?;
         let begun = self.rig.moment();
         let mut entries = clients::until(entries, cut.at);
         let mut nodes = Nodes::start(&self.kind, &left, cut.lost);
         let ready = self.rig.moment();
         let seen = judge(&self.rig, &nodes.publics(), &entries, cut.losses[0].1);
         nodes.kill();
-        entries.extend(seen?);
+        entries.extend(seen.map_err(Wrong::Shown)?);
         let moments = Moments::of([begun, ready, self.rig.moment()], &left, &entries);
         Ok((left, entries, moments))
     }
+}
+
+/// What came of a state.
+enum Wrong {
+    /// It shows what must not be.
+    Shown(String),
+    /// It could not be made, or mounted.
+    Unseen(String),
 }
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {

@@ -16,6 +16,7 @@ use crate::base::slot::Slot;
 use crate::limits::{CHORE_PAUSE_MAX, CHORES, FILL_BATCH, FILLS};
 use crate::shard::core::Core;
 use crate::shard::peers::cluster::Cluster;
+use crate::shard::upload::discard_files;
 use crate::wire::peer::Held;
 
 /// Fetches what this core's slots lack for as long as it runs.
@@ -108,6 +109,11 @@ async fn fill(core: &Rc<Core>, cluster: &Arc<Cluster>, slot: Slot, held: &Held) 
         Ok(false) => Ok(()),
         Err(error) => Err(error),
     };
+    // Of a version that was deleted meanwhile, whose directory may have gone before the last of its chunks came, nothing may stay.
+    let found = node.readers.find(slot, &held.row.path, Some(held.row.version)).await;
+    if found.is_ok_and(|found| found.record.is_some_and(|record| record.tombstoned_at.is_some())) {
+        discard_files(core, slot, blob).await;
+    }
     node.live.remove(blob);
     filled
 }
