@@ -81,7 +81,6 @@ impl Metadata {
             open_databases: 2048,
             births: Arc::new(Births::new([(dir.path().to_owned(), SlotSet::default())])),
             roster: None,
-            births: Arc::new(Births::new([(dir.path().to_owned(), SlotSet::default())])),
         };
         let (indexes, _) = Indexes::start(&roots, &slots, &ballast).expect("an index");
         let Started { journals, recovered, .. } = Journals::start(&roots, true, 1).expect("a journal");

@@ -49,6 +49,8 @@ pub const CLUSTER_TIME: Duration = Duration::from_secs(5);
 pub const HANDOVER_ROWS: usize = 512;
 /// Time in which slots that have lost their databases are gathered at the start, so that their disk gets one new identity.
 pub const LOSSES_GATHERED: Duration = Duration::from_secs(5);
+/// Time for one slot's rows to come over from one node.
+pub const SYNC_PULL_TIME: Duration = Duration::from_mins(5);
 /// Time for a writer to put a database aside and make another.
 pub const PUT_ASIDE_TIME: Duration = Duration::from_secs(30);
 /// Slots that one core recovers at once.

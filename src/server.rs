@@ -28,7 +28,7 @@ use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
 use crate::limits::{
-    BLOCKS_HELD, CONNECTIONS_PER_CORE, READER_DATABASES, RING_MEMORY, STOP_LAST, WRITER_DATABASES,
+    BLOCKS_HELD, CONNECTIONS_PER_CORE, PROBE_TICK, READER_DATABASES, RING_MEMORY, STOP_LAST, WRITER_DATABASES,
 };
 use crate::meta::births::Births;
 use crate::meta::index::Indexes;
@@ -155,12 +155,13 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
     outcome
 }
 
-/// A disk that does not answer holds its threads for ever: the process ends without them.
+/// A disk that does not answer holds its threads for ever: the process ends without them, also where that is found out only now.
 fn end_by_force(node: &Node) {
-    if !node.disks.iter().any(|disk| disk.health().has_failed()) {
-        return;
-    }
-    let end = || {
+    let disks = node.disks.clone();
+    let end = move || {
+        while !disks.iter().any(|disk| disk.health().has_failed()) {
+            thread::sleep(PROBE_TICK);
+        }
         thread::sleep(STOP_LAST);
         tracing::error!("a disk that has failed does not answer: the process ends without it");
         std::process::exit(1);

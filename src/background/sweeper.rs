@@ -97,17 +97,25 @@ async fn remove_orphans(node: &Arc<Node>, slot: Slot) {
         Err(error) => return tracing::warn!(%slot, %error, "cannot look for unfinished uploads"),
     };
     for blob in listed {
-        // In this order: an upload enters its blob before the directory, and leaves after its commit.
-        if node.live.contains(blob) || !may_go(node, slot, blob).await {
+        // An upload enters its blob before the directory, and leaves after its commit. Until the directory is gone the blob is
+        // this sweep's: a fill would count the files that it finds.
+        if !node.live.insert(blob) {
             continue;
         }
-        match remove(slot_dir.clone(), vec![blob]).await {
-            Ok(()) => {
+        let removed = if may_go(node, slot, blob).await {
+            Some(remove(slot_dir.clone(), vec![blob]).await)
+        } else {
+            None
+        };
+        node.live.remove(blob);
+        match removed {
+            None => {}
+            Some(Ok(())) => {
                 node.metrics.orphans_removed.inc();
                 strays::count(node, "directory");
                 tracing::info!(%slot, %blob, "removed what an unfinished upload left");
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 tracing::warn!(%slot, %blob, %error, "cannot remove what an unfinished upload left");
             }
         }

@@ -50,8 +50,12 @@ fn bear_together(dirs: &[&Path]) -> Vec<Result<(), CreateError>> {
     outcomes
 }
 
-/// Makes a new database in `dir`: whole and on disk, or not there at all.
+/// Makes a new database in `dir`: whole and on disk, or not there at all. One that is there already was made before and could not be
+/// listed; somebody may have it open.
 fn create(dir: &Path) -> Result<(), CreateError> {
+    if dir.join(FILE).try_exists()? {
+        return Ok(steps::sync_dir(dir)?);
+    }
     let new = dir.join(NEW_FILE);
     schema::clear(dir)?;
     if let Some(empty) = EMPTY.get() {

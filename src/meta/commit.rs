@@ -236,9 +236,10 @@ impl Writer {
 
     /// Makes the changes of one slot, and answers them; what waits for them, when all others are answered.
     fn group(&mut self, slot: Slot, ops: Vec<Op>) {
-        let (asides, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| matches!(op, Op::PutAside(_)));
+        let (asides, ops): (Vec<_>, Vec<_>) = ops.into_iter().partition(|op| matches!(op, Op::PutAside(..)));
         for op in asides {
-            let replaced = self.put_aside(slot);
+            let Op::PutAside(database, _) = op else { continue };
+            let replaced = self.put_aside(slot, database);
             op.answer(replaced.map(|()| Answer::Done));
         }
         let waits = |op: &Op| matches!(op, Op::Barrier(_) | Op::Digest(_));
@@ -400,7 +401,7 @@ impl Writer {
     fn bear_together(&mut self, groups: &[(Slot, Vec<Op>)]) {
         let is_born = |(slot, ops): &&(Slot, Vec<Op>)| {
             self.slots.state(*slot) == State::Unborn
-                && ops.iter().any(|op| !matches!(op, Op::Barrier(_) | Op::PutAside(_) | Op::Digest(_)))
+                && ops.iter().any(|op| !matches!(op, Op::Barrier(_) | Op::PutAside(..) | Op::Digest(_)))
         };
         let unborn: Vec<Slot> = groups.iter().filter(is_born).map(|(slot, _)| *slot).collect();
         for (slot, outcome) in unborn.iter().zip(self.bear(&unborn)) {
@@ -412,8 +413,8 @@ impl Writer {
 
     /// Gives a slot that has lost its database an empty one. All that it promised is forgotten, so that this is for slots only of
     /// which nothing counts; a crash on the way leaves one that is found to be lost again.
-    fn put_aside(&mut self, slot: Slot) -> Result<()> {
-        if !self.slots.is_lost(slot) {
+    fn put_aside(&mut self, slot: Slot, database: u32) -> Result<()> {
+        if !self.slots.is_lost(slot) || self.slots.incarnation(slot) != database {
             return Ok(());
         }
         let unavailable = |why: String| Error::new(Code::SlotUnavailable, format!("slot {slot}: {why}"));

@@ -24,7 +24,7 @@ pub(super) enum Op {
     /// Everything of the slot that was asked for before has been done, or refused.
     Barrier(Reply<()>),
     /// Another database in the place of one that was lost.
-    PutAside(Reply<()>),
+    PutAside(u32, Reply<()>),
     /// The next rows are taken into the slot's digest; false: there are more.
     Digest(Reply<bool>),
     Put(Box<NewBlob>, Reply<Stored>),
@@ -107,7 +107,7 @@ impl Op {
     pub(super) fn apply(&self, db: &Connection, told: Told<'_>) -> std::result::Result<Answer, Failure> {
         let moment = told.moment;
         Ok(match self {
-            Self::Settle(_) | Self::Barrier(_) | Self::PutAside(_) | Self::Digest(_) => Answer::Done,
+            Self::Settle(_) | Self::Barrier(_) | Self::PutAside(..) | Self::Digest(_) => Answer::Done,
             Self::Put(blob, _) => Answer::Stored(apply::put(db, blob, moment)?),
             Self::Stage { staged, blob_id, parts, .. } => {
                 Answer::Staged(apply::stage(db, *staged, *blob_id, parts)?)
@@ -187,7 +187,7 @@ impl Op {
         match self {
             Self::Settle(reply)
             | Self::Barrier(reply)
-            | Self::PutAside(reply)
+            | Self::PutAside(_, reply)
             | Self::Dropped { reply, .. } => {
                 send(reply, result, |_| Some(()));
             }

@@ -288,9 +288,19 @@ impl Reader {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), query::staged_blobs)?));
             }
             Question::Peer { request, reply } => {
-                let recovering = self.slots.is_recovering(slot);
+                let slots = Arc::clone(&self.slots);
+                let database = slots.incarnation(slot);
+                let recovering = slots.is_recovering(slot);
                 let context = self.roster.as_ref().map(|roster| roster.context(slot, recovering));
-                self.reply(slot, reply, |db| answer_peer(db, context.as_ref(), &request));
+                self.reply(slot, reply, |db| {
+                    let answer = answer_peer(db, context.as_ref(), &request)?;
+                    // Its database may have been lost and replaced meanwhile: an empty one must not speak for the one before.
+                    if !recovering && (slots.is_recovering(slot) || slots.incarnation(slot) != database) {
+                        let message = format!("slot {slot} has lost what it had: try again");
+                        return Err(Error::new(Code::SlotUnavailable, message).into());
+                    }
+                    Ok(answer)
+                });
             }
             Question::InDoubt { until, limit, reply } => {
                 self.reply(slot, reply, |db| {
@@ -439,7 +449,10 @@ pub fn verify(slots: &Slots, slot: Slot) {
         let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict == "ok" { Ok(()) } else { Err(query::corrupt(&verdict.replace('\n', "; "))) }
     };
-    if let Err(error) = check() {
+    let database = slots.incarnation(slot);
+    if let Err(error) = check()
+        && slots.incarnation(slot) == database
+    {
         refusal(slots, slot, &error);
     }
 }

@@ -148,8 +148,13 @@ impl Slots {
 
     /// Takes a slot out of service whose database is gone, damaged, or older than it was.
     pub fn lose(&self, slot: Slot, reason: impl Into<String>) {
-        self.entry(slot).lost.store(true, Ordering::Release);
-        self.fail(slot, reason);
+        let reason = reason.into();
+        tracing::error!(%slot, %reason, "slot out of service");
+        let entry = self.entry(slot);
+        let mut why = entry.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        *why = reason;
+        entry.lost.store(true, Ordering::Release);
+        entry.state.store(State::Failed as u8, Ordering::Release);
     }
 
     /// Whether the slot is out of service for that reason.
@@ -160,6 +165,8 @@ impl Slots {
     /// Another database has taken the place of the one that was lost.
     pub(super) fn replaced(&self, slot: Slot) {
         let entry = self.entry(slot);
+        // Not in the middle of somebody's report that it is lost.
+        let _why = entry.reason.lock().unwrap_or_else(PoisonError::into_inner);
         self.set_oldest_tombstone(slot, None);
         self.set_oldest_prepared(slot, None);
         entry.hollow.store(0, Ordering::Release);
@@ -170,7 +177,7 @@ impl Slots {
     }
 
     /// Which database the slot has: how many were lost before it, in this run.
-    pub(super) fn incarnation(&self, slot: Slot) -> u32 {
+    pub fn incarnation(&self, slot: Slot) -> u32 {
         self.entry(slot).incarnation.load(Ordering::Acquire)
     }
 

@@ -152,10 +152,11 @@ impl Writers {
 
     /// Puts the database of a slot aside that has lost what it promised, and makes an empty one. Only of a slot that recovers:
     /// nothing of it counts until it has everything again.
-    pub async fn put_aside(&self, slot: Slot) -> Result<()> {
+    /// `database` is the [incarnation](Slots::incarnation) that was lost; a later one stays.
+    pub async fn put_aside(&self, slot: Slot, database: u32) -> Result<()> {
         let (reply, done) = oneshot::channel();
         let queue = &self.queues[slot.core(self.queues.len())];
-        queue.send((slot, Op::PutAside(reply))).await.map_err(|_| stopped())?;
+        queue.send((slot, Op::PutAside(database, reply))).await.map_err(|_| stopped())?;
         done.await.map_err(|_| stopped())?
     }
 

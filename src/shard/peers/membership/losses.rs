@@ -7,7 +7,9 @@
 //!
 //! What fails is tried again; until then the slot is out of service. A disk that has failed is left alone.
 
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -26,8 +28,10 @@ use crate::wire::peer::{Identity, Member};
 /// What is under way.
 #[derive(Default)]
 pub(super) struct Losses {
-    /// Slots that have lost their databases and whose disks have got another identity since.
-    fenced: SlotSet,
+    /// Slots that have lost their databases and whose disks have got another identity since, and which database that was.
+    fenced: HashMap<Slot, u32>,
+    /// Disks that are about to get another identity.
+    fencing: HashMap<usize, Arc<AtomicBool>>,
     /// When the first of them was found.
     found: Option<Instant>,
     /// When something failed.
@@ -75,24 +79,49 @@ impl Losses {
         disk: &Arc<Disk>,
         lost: &SlotSet,
     ) -> Result<(), String> {
-        if !self.fenced.contains_all(lost) {
-            let (cluster, node, disk, lost) =
-                (Arc::clone(cluster), Arc::clone(&core.node), Arc::clone(disk), *lost);
-            let fence = move || Ok(cluster.membership.lose(number, &disk, &lost, &node.slots));
-            on_storage_thread(fence).await.unwrap_or_else(|error| Err(error.to_string()))?;
-            self.fenced.extend(&lost);
+        let slots = &core.node.slots;
+        // Before anything is written: a database that is lost later is another one.
+        let databases: Vec<(Slot, u32)> = lost.iter().map(|slot| (slot, slots.incarnation(slot))).collect();
+        if databases.iter().any(|(slot, database)| self.fenced.get(slot) != Some(database)) {
+            self.fence(core, cluster, number, disk, lost).await?;
+            self.fenced.extend(databases.iter().copied());
         }
         // Before a slot is in service again, and until stock is taken the next time.
         cluster.set_trouble(format!("recovering: disk {} has lost databases", disk.root().display()));
-        for slot in lost.iter() {
-            let put_aside = timeout(PUT_ASIDE_TIME, core.node.writers.put_aside(slot)).await;
+        for (slot, database) in databases {
+            let put_aside = timeout(PUT_ASIDE_TIME, core.node.writers.put_aside(slot, database)).await;
             put_aside
                 .map_err(|_| format!("slot {slot}: its writer does not answer"))?
                 .map_err(|it| it.to_string())?;
-            self.fenced.remove(slot);
+            self.fenced.remove(&slot);
             core.node.metrics.databases_lost.inc();
         }
         Ok(())
+    }
+
+    /// Gives a disk another identity, one at a time.
+    async fn fence(
+        &mut self,
+        core: &Rc<Core>,
+        cluster: &Arc<Cluster>,
+        number: usize,
+        disk: &Arc<Disk>,
+        lost: &SlotSet,
+    ) -> Result<(), String> {
+        let under_way = Arc::clone(self.fencing.entry(number).or_default());
+        if under_way.swap(true, Ordering::AcqRel) {
+            return Err("the disk does not answer".to_owned());
+        }
+        let (cluster, node, disk, lost) =
+            (Arc::clone(cluster), Arc::clone(&core.node), Arc::clone(disk), *lost);
+        let fence = move || {
+            let fenced = cluster.membership.lose(number, &disk, &lost, &node.slots);
+            under_way.store(false, Ordering::Release);
+            Ok(fenced)
+        };
+        let fenced = timeout(PUT_ASIDE_TIME, on_storage_thread(fence)).await;
+        let fenced = fenced.map_err(|_| "the disk does not answer".to_owned())?;
+        fenced.unwrap_or_else(|error| Err(error.to_string()))
     }
 }
 
@@ -123,7 +152,9 @@ impl Membership {
         let disk = slots.disk(slot);
         if self.member(disk) == Some(mine)
             && self.standing(disk) == Standing::Admitted
-            && self.confirmed.load(std::sync::atomic::Ordering::Acquire)
+            && self.confirmed.load(Ordering::Acquire)
+            // One that is lost still has nothing to answer with.
+            && matches!(slots.state(slot), State::Ready | State::Unborn)
         {
             slots.set_recovering(slot, false);
         }

@@ -3,9 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use monoio::time::timeout;
+
 use super::state::{Job, Looked};
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
+use crate::limits::CLUSTER_TIME;
 use crate::meta::slots::State;
 use crate::shard::core::Core;
 use crate::shard::peers::ask::ask_sync;
@@ -19,7 +22,8 @@ pub(super) async fn digest(core: &Rc<Core>, slot: Slot) -> Option<Digest> {
         return None;
     }
     while node.slots.state(slot) == State::Ready && node.slots.digest(slot).is_none() {
-        node.writers.digest(slot).await.ok()?;
+        // A disk that does not answer holds up its own slots only.
+        timeout(CLUSTER_TIME, node.writers.digest(slot)).await.ok()?.ok()?;
     }
     node.slots.digest(slot)
 }

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use monoio::time::timeout;
+
 use super::look::digest;
 use super::state::Job;
 use crate::antientropy::pieces::Cutter;
@@ -10,7 +12,7 @@ use crate::antientropy::reconcile::{Event, Found, Next, Reconcile};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::limits::SYNC_SCAN;
+use crate::limits::{SYNC_PULL_TIME, SYNC_SCAN};
 use crate::shard::core::Core;
 use crate::shard::peers::ask::ask_sync;
 use crate::shard::peers::cluster::Cluster;
@@ -24,7 +26,9 @@ pub(super) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
         let result = if digest(&core, slot).await == Some(theirs) {
             Ok(Found::default())
         } else {
-            pull(&core, node, slot).await
+            // What was taken over until then stays.
+            let pulled = timeout(SYNC_PULL_TIME, pull(&core, node, slot)).await;
+            pulled.unwrap_or_else(|_| Err(format!("it takes more than {SYNC_PULL_TIME:?}")))
         };
         if let Ok(found) = &result {
             core.node.metrics.sync_versions.inc_by(found.versions);
