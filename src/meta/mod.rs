@@ -16,6 +16,7 @@ mod digests;
 pub mod index;
 mod index_db;
 pub mod journal;
+mod newborn;
 mod op;
 mod page;
 mod pending;
