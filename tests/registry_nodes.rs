@@ -11,6 +11,7 @@
 mod registry;
 mod support;
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use registry::nodes::SOON;
@@ -23,6 +24,11 @@ fn replica(server: &Server, slot: u64, node: &str) -> serde_json::Value {
     let page = server.admin_get(&format!("/slots/{slot}")).expect_status(200).json();
     let replicas = page["replicas"].as_array().unwrap().clone();
     replicas.into_iter().find(|replica| replica["node"] == node).unwrap()
+}
+
+/// Where a replica is and how it is; when it was compared with another one, only the node that did that knows.
+fn place(replica: &serde_json::Value) -> [&serde_json::Value; 3] {
+    ["node", "disk", "state"].map(|key| &replica[key])
 }
 
 #[test]
@@ -65,7 +71,7 @@ fn nodes_announce_themselves_and_find_all_others() {
             for slot in [0, 7, 2047] {
                 for (name, other) in cluster.names.iter().zip(&servers) {
                     let own = replica(other, slot, name);
-                    assert_eq!(replica(server, slot, name), own, "slot {slot}");
+                    assert_eq!(place(&replica(server, slot, name)), place(&own), "slot {slot}");
                     assert_eq!(own["state"], "healthy");
                 }
             }
@@ -157,10 +163,9 @@ fn a_slot_out_of_service_is_known_to_all() {
         });
         let file = slot_dir(servers[1].data(), "hurt").join("meta.sqlite3");
         servers[1].kill9();
-        for log in ["meta.sqlite3-wal", "meta.sqlite3-shm"] {
-            let _ = std::fs::remove_file(file.with_file_name(log));
-        }
-        std::fs::write(&file, bytes(2, 8192)).unwrap();
+        // A database that is damaged would be replaced; one of another release is not.
+        let changed = Command::new("sqlite3").arg(&file).arg("PRAGMA user_version = 999").status();
+        assert!(changed.expect("sqlite3").success());
         servers[1].start_again();
         wait_until(SOON, "node-1 to know of the failed slot", || {
             replica(&servers[0], slot, "node-2")["state"] == "failed"
@@ -229,7 +234,7 @@ fn without_a_registry_the_nodes_ask_each_other() {
     }
     for slot in [0, 100, 2047] {
         let own = replica(&servers[1], slot, "b");
-        assert_eq!(replica(&servers[0], slot, "b"), own, "the disk follows from the config");
+        assert_eq!(place(&replica(&servers[0], slot, "b")), place(&own), "the disk follows from the config");
     }
     servers[1].kill9();
     wait_alive(&servers[0], "b", Some(false));
