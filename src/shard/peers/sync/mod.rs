@@ -1,7 +1,7 @@
 //! Anti-entropy as a node does it (RFC 0004): it looks at the digests of the other nodes' replicas, and pulls what it lacks.
 //!
-//! [`state`] is what all cores share; on core 0 one task for each other node decides when to [`look`]; the slots that differ are
-//! [`pull`]ed by any core; [`answer`] is the other side. Nothing is pushed and nothing that was said is believed but
+//! `state` is what all cores share; on core 0 one task for each other node decides when to `look`; the slots that differ are
+//! pulled by any core; `answer` is the other side. Nothing is pushed and nothing that was said is believed but
 //! rows, which come in like those that a read has found.
 //!
 //! On failure a slot stays as it is and is looked at again: what came until then does not differ any more.
