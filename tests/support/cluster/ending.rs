@@ -45,7 +45,7 @@ pub fn list(link: &mut Connection, path: &str) -> Result<Vec<Listed>, String> {
 
 /// What every node lists of each path, once all list the same.
 #[track_caller]
-pub fn agreed(cluster: &Cluster, paths: &[String]) -> BTreeMap<String, Vec<Listed>> {
+fn agreed(cluster: &Cluster, paths: &[String]) -> BTreeMap<String, Vec<Listed>> {
     let mut found = BTreeMap::new();
     for path in paths {
         let mut last = Vec::new();
@@ -83,8 +83,32 @@ fn differences(lists: &[Result<Vec<Listed>, String>]) -> String {
     shown.collect()
 }
 
+/// What all nodes list in the end, and what is read back then: more of the history, and what is wrong with single answers.
+///
+/// A write whose client went away is in doubt in memory and in journals only, where `wait_settled` does not see it, and may take
+/// effect between the listing and the reads. So it is listed again, until nothing changes any more.
+#[track_caller]
+pub fn settled(
+    cluster: &Cluster,
+    paths: &[String],
+    began: Instant,
+    within: Duration,
+) -> (BTreeMap<String, Vec<Listed>>, Vec<Op>, Vec<String>) {
+    let (mut history, mut findings) = (Vec::new(), Vec::new());
+    let mut listed = agreed(cluster, paths);
+    let settled = poll(within, || {
+        let (more, wrong) = read_back(cluster, &listed, began);
+        history.extend(more);
+        findings.extend(wrong);
+        let before = std::mem::replace(&mut listed, agreed(cluster, paths));
+        (before == listed).then_some(())
+    });
+    assert!(settled.is_some(), "what the nodes list still changes after {within:?}");
+    (listed, history, findings)
+}
+
 /// Reads the newest and every listed version through every node, as more of the history; what is wrong with single answers.
-pub fn read_back(
+fn read_back(
     cluster: &Cluster,
     listed: &BTreeMap<String, Vec<Listed>>,
     began: Instant,

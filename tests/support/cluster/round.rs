@@ -112,8 +112,7 @@ impl Round {
         let set: BTreeSet<String> = paths.iter().cloned().collect();
         let patience = Duration::from_secs(from_env("CLUSTER_SETTLE", SETTLE_SECONDS));
         replicas::wait_settled(&cluster.disks(), &set, patience);
-        let listed = ending::agreed(cluster, &paths);
-        let (more, findings) = ending::read_back(cluster, &listed, began);
+        let (listed, more, findings) = ending::settled(cluster, &paths, began, patience);
         outcome.history.extend(more);
         let judged = judge_all(&outcome.history, &listed);
         let mut wrong = outcome.findings;
