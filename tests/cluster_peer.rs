@@ -15,7 +15,7 @@ use std::io;
 use std::time::Duration;
 
 use cluster::{Cluster, Shape};
-use support::{Connection, Random, Request, bytes, object};
+use support::{Connection, Random, Request, bytes, object, plain_files, sha256, sha256_hex};
 
 /// An answer, or the end of the connection, comes within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,14 +39,14 @@ fn throw(cluster: &Cluster, node: usize, raw: &[u8]) -> Option<u16> {
 }
 
 /// A request with the fields of a peer, some of them changed; nothing leaves a field out.
-fn request(cluster: &Cluster, target: &str, change: &[(&str, Option<&str>)]) -> Request {
+fn request(cluster: &Cluster, method: &str, target: &str, change: &[(&str, Option<&str>)]) -> Request {
     let fields = [
-        ("x-amber-protocol", "1"),
+        ("x-amber-protocol", "2"),
         ("x-amber-cluster", "test"),
         ("x-amber-node", "node-2"),
         ("x-amber-to", "node-1"),
     ];
-    let mut request = Request::new("POST", target);
+    let mut request = Request::new(method, target);
     for (name, value) in fields {
         let changed = change.iter().find(|(key, _)| *key == name).map_or(Some(value), |(_, value)| *value);
         if let Some(value) = changed {
@@ -115,12 +115,12 @@ fn strangers_are_refused() {
     ];
     for target in ["/", "/cluster", "/objects/peer/kept", "/objects/peer/kept?version=1"] {
         for (name, value) in strange {
-            let raw = request(&cluster, target, &[(name, value)]).body(bytes(1, 100)).encode();
+            let raw = request(&cluster, "POST", target, &[(name, value)]).body(bytes(1, 100)).encode();
             assert_refused(throw(&cluster, 0, &raw), &format!("{name} {value:?} {target}"));
         }
         // And one that names itself rightly, and says nothing that can be read.
         for len in [0, 1, 100, 100_000] {
-            let raw = request(&cluster, target, &[]).body(bytes(len as u64, len)).encode();
+            let raw = request(&cluster, "POST", target, &[]).body(bytes(len as u64, len)).encode();
             assert_refused(throw(&cluster, 0, &raw), &format!("{len} bytes to {target}"));
         }
     }
@@ -139,4 +139,45 @@ fn many_silent_connections_hold_nobody_up() {
     assert_goes_on(&mut cluster, "silence");
     drop(silent);
     assert_goes_on(&mut cluster, "after silence");
+}
+
+/// The bytes of a blob as its coordinator sends them: a seal behind each chunk, of which there is one.
+fn sealed(chunk: &[u8]) -> Vec<u8> {
+    let granules = chunk.chunks(16 << 10);
+    let sums: Vec<u8> = granules.flat_map(|granule| crc32c::crc32c(granule).to_le_bytes()).collect();
+    [chunk, &sha256(chunk), &sha256(&sums)].concat()
+}
+
+#[test]
+fn bytes_that_are_not_those_that_were_hashed_are_refused() {
+    let mut cluster = Cluster::start(Shape::of(3));
+    let chunk = bytes(9, 1_000_000);
+    let good = sealed(&chunk);
+    let files = |cluster: &Cluster| plain_files(&cluster.disks()[0][0].join("slots")).into_keys();
+    let upload = |cluster: &Cluster, number: u32, size: usize, body: &[u8]| {
+        let target = format!("/peer/upload/7/01ARZ3NDEKTSV4RRFFQ69G5F{number:02}/{size}");
+        throw(cluster, 0, &request(cluster, "PUT", &target, &[]).body(body).encode())
+    };
+    let len = chunk.len();
+    let flipped = |at: usize| {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    for (number, at) in [0, 16 << 10, len / 2, len - 1, len + 32, len + 63].into_iter().enumerate() {
+        let told = upload(&cluster, number as u32, len, &flipped(at));
+        assert_eq!(told, Some(400), "a flipped bit in byte {at}");
+    }
+    let shifted = [&chunk[1..], &chunk[..1], &good[len..]].concat();
+    assert_eq!(upload(&cluster, 20, len, &shifted), Some(400), "other bytes");
+    for (number, size, body) in
+        [(21, len, &good[..len]), (22, len, &good[..len + 63]), (23, len + 64, &good[..]), (24, 0, &good[..])]
+    {
+        assert_eq!(upload(&cluster, number, size, body), Some(400), "{} bytes for {size}", body.len());
+    }
+    assert_refused(upload(&cluster, 25, usize::MAX, &good), "more than there can be");
+    assert_eq!(files(&cluster).filter(|file| file.to_string_lossy().contains("01ARZ3")).count(), 0);
+    assert_eq!(upload(&cluster, 30, len, &good), Some(200));
+    assert!(files(&cluster).any(|file| file.ends_with(sha256_hex(&chunk))));
+    assert_goes_on(&mut cluster, "broken seals");
 }

@@ -7,6 +7,7 @@ pub mod hashes;
 pub mod ids;
 pub mod parts;
 pub mod path;
+pub mod seal;
 pub mod sha256;
 pub mod slot;
 pub mod slot_set;

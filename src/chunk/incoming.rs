@@ -1,4 +1,5 @@
-//! A blob on its way to the disk: hashed and written behind the next receive, synced before it is named.
+//! A blob on its way to the disk: hashed and written behind the next receive, synced before it is named. One that comes from
+//! a node that has hashed it is held against the seals of that node instead.
 //!
 //! Order for every chunk file: data written, tail cut, fdatasync, rename from its temporary name to its hash. After
 //! the last one the directories are synced, from the chunks up to the slot. Only then may a commit name the blob. The
@@ -16,9 +17,11 @@ use bytes::Bytes;
 use super::disk::Disk;
 use super::layout;
 use super::write::{ChunkFile, Finish};
+use crate::base::checksum::GranuleSums;
 use crate::base::hashes::{ChunkHashes, Hashes};
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Part, Parts};
+use crate::base::seal::Seal;
 use crate::base::sha256::Sha256;
 use crate::io::buffer::{Buffer, Shared};
 use crate::io::file::{Steps, on_storage_thread};
@@ -35,6 +38,16 @@ pub enum Piece {
     Large(Shared, usize),
     /// A last chunk that makes no file.
     Small(Bytes),
+    /// The [`Seal`] of the chunk whose bytes were the last ones.
+    Seal(Bytes),
+}
+
+/// How the bytes become chunks of a name.
+enum Checks {
+    /// Whatever they are is hashed.
+    Hashed(Hasher),
+    /// They come from a node that has hashed them, with the seal of each chunk.
+    Sealed(GranuleSums),
 }
 
 /// A blob that is being received.
@@ -44,7 +57,7 @@ pub struct Incoming {
     blob: BlobId,
     /// Whether files are synced before they are named.
     synced: bool,
-    hasher: Hasher,
+    checks: Checks,
     /// Bytes of the current chunk that were handed over.
     queued: u64,
     file: Option<ChunkFile>,
@@ -83,12 +96,22 @@ impl Incoming {
         digest: bool,
         hashing: Hashing,
     ) -> Self {
+        let checks = Checks::Hashed(Hasher::new(hashing, Hashes::new(digest)));
+        Self::with(disk, slot_dir, blob, synced, checks)
+    }
+
+    /// The same of bytes that another node has hashed: every chunk comes with its seal.
+    pub fn sealed(disk: Arc<Disk>, slot_dir: PathBuf, blob: BlobId, synced: bool) -> Self {
+        Self::with(disk, slot_dir, blob, synced, Checks::Sealed(GranuleSums::default()))
+    }
+
+    fn with(disk: Arc<Disk>, slot_dir: PathBuf, blob: BlobId, synced: bool, checks: Checks) -> Self {
         Self {
             disk,
             slot_dir,
             blob,
             synced,
-            hasher: Hasher::new(hashing, Hashes::new(digest)),
+            checks,
             queued: 0,
             file: None,
             finishing: None,
@@ -113,16 +136,18 @@ impl Incoming {
 
     /// Takes a buffer, of at most [`Incoming::chunk_room`] bytes, into the hashes and hands it over to the disk. `last`: the
     /// blob ends with it; `rest`: bytes that are known to follow; `in_flight`: buffers that may be under way when this
-    /// returns; `tee` gets the bytes too. Only the last buffer of a chunk may end off a granule. Gives back a buffer that came free, for the next receive.
+    /// returns; `seal`: that of the chunk, if it ends here and its blob is sealed; `tee` gets the bytes and a seal too. Only the
+    /// last buffer of a chunk may end off a granule. Gives back a buffer that came free, for the next receive.
     ///
     /// # Errors
-    /// Those of the file steps and writes.
+    /// Those of the file steps and writes; `InvalidData` for a chunk that does not fit its seal.
     pub async fn write(
         &mut self,
         mut buffer: Buffer,
         last: bool,
         rest: Option<u64>,
         in_flight: usize,
+        seal: Option<Seal>,
         tee: &mut dyn FnMut(Piece),
     ) -> io::Result<Option<Buffer>> {
         let len = buffer.len() as u64;
@@ -134,7 +159,7 @@ impl Incoming {
                 let bytes = Bytes::copy_from_slice(&buffer);
                 tee(Piece::Small(bytes.clone()));
                 self.parts.inline.push((first, bytes));
-                self.end_chunk(&buffer).await?;
+                self.end_chunk(&buffer, seal, tee).await?;
             }
             return Ok(Some(buffer));
         }
@@ -157,15 +182,20 @@ impl Incoming {
                 // The disk reads it while it is hashed.
                 file.write(buffer.clone(), self.queued);
                 self.queued += len;
-                self.hasher.update(buffer, granules).await?;
+                match &mut self.checks {
+                    Checks::Hashed(hasher) => hasher.update(buffer, granules).await?,
+                    Checks::Sealed(sums) => sums.update(&buffer[..granules]),
+                }
             }
-            if in_flight == 0 {
-                self.hasher.settle().await?;
+            if let Checks::Hashed(hasher) = &mut self.checks
+                && in_flight == 0
+            {
+                hasher.settle().await?;
             }
             back = file.drain(in_flight).await?;
         }
         if ends {
-            let id = self.end_chunk(&tail).await?;
+            let id = self.end_chunk(&tail, seal, tee).await?;
             self.finish_file(id, last).await?;
         }
         Ok(back)
@@ -207,10 +237,26 @@ impl Incoming {
     }
 
     /// Closes the hashes of the current chunk, of which `rest` are the last bytes.
-    async fn end_chunk(&mut self, rest: &[u8]) -> io::Result<ChunkId> {
-        let ChunkHashes { id, sums, whole } = self.hasher.settle().await?.end_chunk(rest);
-        let id = ChunkId(id);
-        self.whole = whole;
+    async fn end_chunk(
+        &mut self,
+        rest: &[u8],
+        seal: Option<Seal>,
+        tee: &mut dyn FnMut(Piece),
+    ) -> io::Result<ChunkId> {
+        let (id, sums) = match &mut self.checks {
+            Checks::Hashed(hasher) => {
+                let ChunkHashes { id, sums, whole } = hasher.settle().await?.end_chunk(rest);
+                self.whole = whole;
+                (ChunkId(id), sums)
+            }
+            Checks::Sealed(made) => {
+                made.update(rest);
+                let sums = made.take();
+                let seal = seal.filter(|seal| seal.fits(&sums)).ok_or(io::ErrorKind::InvalidData)?;
+                (seal.chunk, sums)
+            }
+        };
+        tee(Piece::Seal(Bytes::copy_from_slice(&Seal::new(id, &sums).to_bytes())));
         self.parts
             .parts
             .extend(sums.chunks(GRANULES_PER_PART).map(|sums| Part { chunk: id, sums: sums.to_vec() }));
@@ -254,7 +300,9 @@ impl Incoming {
     /// After a failure: waits until nothing of it is under way, neither on the disk nor in memory.
     pub async fn settle(&mut self) {
         // It has failed anyway.
-        let _ = self.hasher.settle().await;
+        if let Checks::Hashed(hasher) = &mut self.checks {
+            let _ = hasher.settle().await;
+        }
         if let Some(mut file) = self.file.take() {
             while file.drain(0).await.is_err() {}
         }

@@ -11,8 +11,10 @@ use super::pace::{Pace, TooSlow};
 use super::peers::cluster::Cluster;
 use super::reply::Failure;
 use crate::base::error::{Code, Error};
+use crate::base::seal::{Seal, sealed_len};
 use crate::io::buffer::Buffer;
 use crate::io::receive::{self, LowWater};
+use crate::limits::{BLOB_MAX, CHUNK_SIZE};
 use crate::wire::chunked::{Decoder, State as ChunkState};
 use crate::wire::head::{Framing, Head};
 use crate::wire::response::CONTINUE;
@@ -31,6 +33,8 @@ pub(super) struct Body {
     low_water: LowWater,
     /// Nothing of it was asked for.
     untouched: bool,
+    /// Seals to come: one behind each chunk, beside the bytes that are counted.
+    seals: u64,
     /// Whose `sync.rate` it is received at.
     limited: Option<Arc<Cluster>>,
 }
@@ -56,14 +60,28 @@ impl Body {
         };
         let (pace, low_water) = (Pace::new(plane), LowWater::default());
         let expected = head.expect_continue;
-        Self { state, expected, pace, low_water, untouched: true, limited: None }
+        Self { state, expected, pace, low_water, untouched: true, seals: 0, limited: None }
     }
 
     /// The body of an answer.
     pub(super) fn of_length(length: u64, plane: Plane) -> Self {
         let (pace, low_water) = (Pace::new(plane), LowWater::default());
         let state = State::Length(length);
-        Self { state, expected: false, pace, low_water, untouched: true, limited: None }
+        Self { state, expected: false, pace, low_water, untouched: true, seals: 0, limited: None }
+    }
+
+    /// Takes it for a blob of `size` bytes with a seal behind each chunk; false: it has another length.
+    pub(super) fn expect_seals(&mut self, size: u64) -> bool {
+        let fits = size <= BLOB_MAX && self.remaining() == Some(sealed_len(size));
+        if fits {
+            (self.state, self.seals) = (State::Length(size), size.div_ceil(CHUNK_SIZE));
+        }
+        fits
+    }
+
+    /// Whether a seal comes behind each chunk.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.seals > 0
     }
 
     /// The same, received no faster than a node may fetch.
@@ -74,7 +92,7 @@ impl Body {
     /// Whether all of it was received.
     pub(super) fn is_done(&self) -> bool {
         match &self.state {
-            State::Length(rest) => *rest == 0,
+            State::Length(rest) => *rest == 0 && self.seals == 0,
             State::Chunked(decoder) => matches!(decoder.state(), ChunkState::Done),
         }
     }
@@ -170,6 +188,25 @@ impl Body {
             }
             return Ok(Some(received));
         }
+    }
+
+    /// The seal behind the chunk whose last bytes were read; none: the body has none.
+    pub(super) async fn seal(&mut self, connection: &mut Connection) -> Result<Option<Seal>, Failure> {
+        if !self.is_sealed() {
+            return Ok(None);
+        }
+        self.low_water.lower(connection.stream());
+        while connection.inbox().len() < Seal::LEN {
+            self.wait(connection, None).await?;
+            if connection.fill().await? == 0 {
+                return Err(Failure::Gone);
+            }
+        }
+        let seal = Seal::from_bytes(&connection.inbox()[..Seal::LEN]);
+        connection.consume(Seal::LEN);
+        self.pace.earn(Seal::LEN);
+        self.seals -= 1;
+        Ok(seal)
     }
 
     /// Waits until the client has sent something; false: it has not for `patience`.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use super::core::Core;
 use super::peers::cluster::Cluster;
 use super::peers::drive;
-use super::peers::upload::{self, Streams};
+use super::peers::receiving;
+use super::peers::upload::Streams;
 use super::put::Request;
 use super::reply::{Failure, refuse};
 use super::upload::{Upload, discard_files};
@@ -204,7 +205,7 @@ impl Replica<'_> {
             _ if received.size == 0 => Some(bytes::Bytes::new()),
             _ => None,
         };
-        let data = upload::keep(&self.cluster, self.slot, upload.blob, received)?;
+        let data = receiving::keep(&self.cluster, self.slot, upload.blob, received)?;
         let with_data = if sent {
             let mut nodes: NodeSet = upload.streams.finish(&data).await?.into_iter().collect();
             nodes.insert(self.me());

@@ -15,8 +15,9 @@ use super::peers::upload::Streams;
 use super::reply::{Failure, refuse};
 use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
+use crate::base::seal::Seal;
 use crate::base::slot::Slot;
-use crate::chunk::incoming::{self, Incoming, Received};
+use crate::chunk::incoming::{self, Incoming, Piece, Received};
 use crate::io::budget::Share;
 use crate::io::buffer::Buffer;
 use crate::io::file::on_storage_thread;
@@ -55,8 +56,12 @@ impl<'a> Upload<'a> {
         let node = &self.core.node;
         let slot_dir = node.slot_dir(self.slot).to_path_buf();
         let disk = Arc::clone(node.disk(self.slot));
-        let hashing = self.core.hashing.clone();
-        let mut incoming = Incoming::new(disk, slot_dir, self.blob, node.synced, digest_wanted, hashing);
+        let mut incoming = if body.is_sealed() {
+            Incoming::sealed(disk, slot_dir, self.blob, node.synced)
+        } else {
+            let hashing = self.core.hashing.clone();
+            Incoming::new(disk, slot_dir, self.blob, node.synced, digest_wanted, hashing)
+        };
         match self.receive(connection, body, &mut incoming).await {
             Ok(received) => Ok(received),
             Err(failure) => {
@@ -99,7 +104,9 @@ impl<'a> Upload<'a> {
                 buffers.grow();
             }
             let in_flight = if fast { buffers.in_flight() } else { 0 };
-            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
+            let ends = last && !buffer.is_empty() || buffer.len() as u64 == incoming.chunk_room();
+            let seal = if ends { body.seal(connection).await? } else { None };
+            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight, seal).await?;
             if last {
                 return incoming.finish().await.map_err(|error| self.file_error(&error));
             }
@@ -129,7 +136,7 @@ impl<'a> Upload<'a> {
         small.extend(&buffer[granules..]);
         buffer.set_len(granules);
         let rest = body.remaining().map(|rest| rest + small.len() as u64);
-        self.hand_over(incoming, buffer, false, rest, 0).await?;
+        self.hand_over(incoming, buffer, false, rest, 0, None).await?;
         Ok(small)
     }
 
@@ -141,6 +148,7 @@ impl<'a> Upload<'a> {
         last: bool,
         rest: Option<u64>,
         in_flight: usize,
+        seal: Option<Seal>,
     ) -> Result<Option<Buffer>, Failure> {
         if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
             return Err(disk_full().into());
@@ -150,7 +158,8 @@ impl<'a> Upload<'a> {
             self.streams.open(self.core, self.slot, self.blob, buffer.len() as u64, rest);
         }
         let streams = &mut self.streams;
-        let written = incoming.write(buffer, last, rest, in_flight, &mut |piece| streams.put(&piece)).await;
+        let mut tee = |piece: Piece| streams.put(&piece);
+        let written = incoming.write(buffer, last, rest, in_flight, seal, &mut tee).await;
         let back = written.map_err(|error| self.file_error(&error))?;
         self.streams.keep_up().await?;
         Ok(back)
@@ -159,6 +168,11 @@ impl<'a> Upload<'a> {
     fn file_error(&self, error: &io::Error) -> Failure {
         if matches!(error.raw_os_error(), Some(libc::ENOSPC | libc::EDQUOT)) {
             return disk_full().into();
+        }
+        if error.kind() == io::ErrorKind::InvalidData {
+            let message = "the bytes of a chunk are not those that were hashed: they were damaged on the way, send them again";
+            tracing::error!(slot = %self.slot, blob = %self.blob, "{message}");
+            return Error::new(Code::BadRequest, message).into();
         }
         self.core.node.disk(self.slot).health().note_write(error);
         tracing::error!(slot = %self.slot, blob = %self.blob, %error, "cannot write a chunk");

@@ -10,6 +10,7 @@ mod drive;
 pub(super) mod link;
 mod membership;
 mod participate;
+pub(super) mod receiving;
 mod serve;
 pub mod sync;
 pub(super) mod upload;

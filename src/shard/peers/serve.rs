@@ -8,7 +8,7 @@ use super::ask::{CLUSTER, LIST, REQUEST, SYNC};
 use super::cluster::Cluster;
 use super::link::{CLUSTER_FIELD, NODE_FIELD, PROTOCOL_FIELD, TO_FIELD};
 use super::participate::try_participate;
-use super::{membership, sync, upload};
+use super::{membership, receiving, sync, upload};
 use crate::base::error::{Code, Error};
 use crate::base::topology::NodeId;
 use crate::io::buffer::Buffer;
@@ -70,7 +70,7 @@ pub(in crate::shard) async fn handle(
             list::answer(core, &cluster, ask).await
         }
         (Method::Put, path) if path.starts_with(upload::TARGET) => {
-            upload::receive(core, &cluster, connection, body, path).await
+            receiving::receive(core, &cluster, connection, body, path).await
         }
         _ => Box::pin(route::handle_public(core, connection, head, body)).await,
     }

@@ -5,39 +5,36 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_channel::TrySendError::{Closed, Full};
 use async_channel::{Receiver, Sender};
 use monoio::time::timeout;
 use serde::{Deserialize, Serialize};
 
 use super::ask::is_lost;
-use super::cluster::Cluster;
 use super::link::Link;
-use super::serve::binary;
-use crate::base::error::{Code, Error};
+use crate::base::error::Code;
 use crate::base::ids::BlobId;
+use crate::base::seal::sealed_len;
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::chunk::incoming::{Piece, Received};
+use crate::chunk::incoming::Piece;
 use crate::io::bulk::memory::{Gather, Region};
 use crate::limits::{LAG_MIN, PEER_MESSAGE_MAX, SEND_TIME, UPLOAD_FINISH};
 use crate::meta::replica::Uploaded;
 use crate::replication::machine::NodeSet;
-use crate::shard::body::Body;
-use crate::shard::connection::Connection;
 use crate::shard::core::Core;
-use crate::shard::reply::{Failure, Handled, refuse};
-use crate::shard::upload::Upload;
+use crate::shard::reply::{Failure, refuse};
 use crate::wire::head::Framing;
 use crate::wire::peer::{Content, decode};
 
-/// Where uploads go: `/peer/upload/<slot>/<blob_id>`.
+/// Where uploads go: `/peer/upload/<slot>/<blob_id>`, or `/peer/upload/<slot>/<blob_id>/<size>` with a [`Seal`](crate::base::seal::Seal) behind each chunk.
 pub(super) const TARGET: &str = "/peer/upload/";
 
 /// What a replica says when everything is on its disk.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
-    size: u64,
-    content: Content,
+pub(super) struct Stored {
+    pub(super) size: u64,
+    pub(super) content: Content,
 }
 
 enum Item {
@@ -52,6 +49,8 @@ pub(in crate::shard) struct Streams {
     needed: usize,
     ways: Vec<Way>,
     is_open: bool,
+    /// Whether the seals are sent too: only where it is known at the beginning how many bytes will be.
+    sealed: bool,
     begun: Option<Instant>,
     /// How each way ended.
     end: Sender<(NodeId, Option<Stored>)>,
@@ -77,7 +76,7 @@ impl Streams {
     /// To these replicas, of which `needed` must remain; opened with the first bytes that make a file.
     pub(in crate::shard) fn new(to: Vec<NodeId>, needed: usize) -> Self {
         let (end, ended) = async_channel::bounded(to.len().max(1));
-        Self { to, needed, ways: Vec::new(), is_open: false, begun: None, end, ended }
+        Self { to, needed, ways: Vec::new(), is_open: false, sealed: false, begun: None, end, ended }
     }
 
     /// Whether anything was sent: else the bytes go with the question to vote.
@@ -98,12 +97,13 @@ impl Streams {
             return;
         }
         self.begun = Some(Instant::now());
-        let length = rest.map(|rest| first + rest);
+        let size = rest.map(|rest| first + rest);
+        self.sealed = size.is_some();
         for node in self.to.iter().copied() {
             let (sender, items) = async_channel::bounded(1);
             let (core, ended) = (Rc::clone(core), self.end.clone());
             monoio::spawn(async move {
-                let stored = send(core, node, slot, blob, length, items).await;
+                let stored = send(core, node, slot, blob, size, items).await;
                 // Who does not want to know any more is gone.
                 let _ = ended.try_send((node, stored));
             });
@@ -113,8 +113,11 @@ impl Streams {
 
     /// Takes a piece for all of them.
     pub(in crate::shard) fn put(&mut self, piece: &Piece) {
+        if matches!(piece, Piece::Seal(_)) && !self.sealed {
+            return;
+        }
         for way in &mut self.ways {
-            way.waiting.push(Item::Piece(piece.clone()));
+            way.put(Item::Piece(piece.clone()));
         }
     }
 
@@ -150,7 +153,7 @@ impl Streams {
     /// When too few have.
     pub(in crate::shard) async fn finish(&mut self, data: &Uploaded) -> Result<Vec<NodeId>, Failure> {
         for way in &mut self.ways {
-            way.waiting.push(Item::End);
+            way.put(Item::End);
         }
         self.keep_up().await?;
         let wanted = Stored { size: data.size, content: data.content() };
@@ -186,13 +189,22 @@ impl Streams {
 }
 
 impl Way {
+    /// Hands on an item, at once if there is room.
+    fn put(&mut self, item: Item) {
+        let left = if self.waiting.is_empty() { self.sender.try_send(item) } else { Err(Full(item)) };
+        // Of one that is closed, `flush` says so.
+        if let Err(Full(item) | Closed(item)) = left {
+            self.waiting.push(item);
+        }
+    }
+
     /// Hands on what is waiting; false: it is left out.
     async fn flush(&mut self, patience: Duration) -> bool {
         for item in self.waiting.drain(..) {
             let item = match self.sender.try_send(item) {
                 Ok(()) => continue,
-                Err(async_channel::TrySendError::Closed(_)) => return false,
-                Err(async_channel::TrySendError::Full(item)) => item,
+                Err(Closed(_)) => return false,
+                Err(Full(item)) => item,
             };
             let begun = Instant::now();
             let sent = timeout(patience.saturating_sub(self.waited), self.sender.send(item)).await;
@@ -216,7 +228,7 @@ impl Framed {
     fn len(&self) -> usize {
         let piece = match &self.piece {
             Piece::Large(_, len) => *len,
-            Piece::Small(bytes) => bytes.len(),
+            Piece::Small(bytes) | Piece::Seal(bytes) => bytes.len(),
         };
         self.before.len() + piece + self.after.len()
     }
@@ -229,7 +241,7 @@ unsafe impl Gather for Framed {
         self.before.regions(name);
         match &self.piece {
             Piece::Large(buffer, len) => name(Region::of(&buffer[..*len])),
-            Piece::Small(bytes) => bytes.regions(name),
+            Piece::Small(bytes) | Piece::Seal(bytes) => bytes.regions(name),
         }
         name(Region::of(self.after));
     }
@@ -241,11 +253,11 @@ async fn send(
     to: NodeId,
     slot: Slot,
     blob: BlobId,
-    length: Option<u64>,
+    size: Option<u64>,
     items: Receiver<Item>,
 ) -> Option<Stored> {
     let cluster = core.node.cluster.as_ref().map(Arc::clone)?;
-    match try_send(&core, to, slot, blob, length, items).await {
+    match try_send(&core, to, slot, blob, size, items).await {
         Ok(stored) => stored,
         Err(error) => {
             tracing::info!(node = cluster.topology().name(to), %error, "cannot send a blob to a replica");
@@ -263,26 +275,28 @@ async fn try_send(
     to: NodeId,
     slot: Slot,
     blob: BlobId,
-    length: Option<u64>,
+    size: Option<u64>,
     items: Receiver<Item>,
 ) -> std::io::Result<Option<Stored>> {
     let mut link = Link::open(core, to, true).await?;
-    let head = Link::head(core, to, "PUT", &format!("{TARGET}{slot}/{blob}"));
-    let head = match length {
-        Some(length) => head.header("Content-Length", length),
-        None => head.header("Transfer-Encoding", "chunked"),
+    let head = |target| Link::head(core, to, "PUT", target);
+    let head = match size {
+        Some(size) => {
+            head(&format!("{TARGET}{slot}/{blob}/{size}")).header("Content-Length", sealed_len(size))
+        }
+        None => head(&format!("{TARGET}{slot}/{blob}")).header("Transfer-Encoding", "chunked"),
     };
     link.connection.send(head.write()).await?;
     loop {
         match items.recv().await {
             // The upload was given up: the connection ends, and the replica forgets it.
             Err(_) => return Ok(None),
-            Ok(Item::Piece(piece)) => send_piece(&mut link, piece, length.is_none()).await?,
+            Ok(Item::Piece(piece)) => send_piece(&mut link, piece, size.is_none()).await?,
             Ok(Item::End) => break,
         }
     }
     drop(items);
-    if length.is_none() {
+    if size.is_none() {
         link.connection.send(b"0\r\n\r\n".to_vec()).await?;
     }
     let answer = async {
@@ -324,76 +338,4 @@ async fn send_piece(link: &mut Link, piece: Piece, chunked: bool) -> std::io::Re
         }
     }
     Ok(())
-}
-
-/// Receives a blob from its coordinator.
-pub(super) async fn receive(
-    core: &Rc<Core>,
-    cluster: &Arc<Cluster>,
-    connection: &mut Connection,
-    body: &mut Body,
-    path: &str,
-) -> Handled {
-    let ids = path.strip_prefix(TARGET).and_then(|rest| rest.split_once('/'));
-    let slot = ids.and_then(|(slot, _)| Slot::new(slot.parse().ok()?));
-    let blob = ids.and_then(|(_, blob)| blob.parse::<BlobId>().ok());
-    let (Some(slot), Some(blob)) = (slot, blob) else {
-        return refuse(Code::BadRequest, "an upload names its slot and its blob");
-    };
-    if !cluster.topology().is_mine(slot) {
-        return refuse(Code::BadRequest, format!("this node is no replica of slot {slot}"));
-    }
-    core.node.writers.birth(slot).await?;
-    let here = || refuse(Code::VersionConflict, format!("blob {blob} is here already"));
-    if !core.node.live.insert(blob) {
-        return here();
-    }
-    match core.node.readers.is_known(slot, blob).await {
-        Ok(false) => {}
-        known => {
-            core.node.live.remove(blob);
-            return known.map_err(Failure::from).and_then(|_| here());
-        }
-    }
-    let mut upload = Upload::new(core, slot, blob, Streams::default());
-    let kept = match upload.run(connection, body, false).await {
-        Ok(received) => keep(cluster, slot, blob, received),
-        Err(failure) => Err(failure),
-    };
-    match kept {
-        Ok(data) => {
-            fill(core, cluster, slot, &data).await;
-            binary(&Stored { size: data.size, content: data.content() })
-        }
-        Err(failure) => {
-            upload.discard().await;
-            core.node.live.remove(blob);
-            Err(failure)
-        }
-    }
-}
-
-/// The others may have decided without this replica while it was still receiving: then the row is here already.
-async fn fill(core: &Core, cluster: &Cluster, slot: Slot, data: &Arc<Uploaded>) {
-    let known = core.node.readers.is_known(slot, data.blob_id).await.unwrap_or(false);
-    if known && core.node.writers.fill(slot, Arc::clone(data)).await.unwrap_or(false) {
-        cluster.uploads.remove(data.blob_id);
-        core.node.live.remove(data.blob_id);
-    }
-}
-
-/// Keeps what was received for the votes about it.
-pub(in crate::shard) fn keep(
-    cluster: &Cluster,
-    slot: Slot,
-    blob_id: BlobId,
-    received: Received,
-) -> Result<Arc<Uploaded>, Failure> {
-    let Received { size, chunks, parts, .. } = received;
-    let data = Arc::new(Uploaded { blob_id, size, chunks, parts });
-    if cluster.uploads.insert(slot, Arc::clone(&data)) {
-        Ok(data)
-    } else {
-        Err(Error::new(Code::SlotUnavailable, "too many uploads wait for their votes: try again").into())
-    }
 }

@@ -6,9 +6,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::cluster::node::Node;
 use super::cluster::{Cluster, Shape};
 use super::device::Disk;
 use super::support::Server;
+use super::support::program::metric;
 
 /// Nodes are ready again within this after a power cut.
 const READY: Duration = Duration::from_secs(45);
@@ -89,6 +91,18 @@ impl Nodes {
             Self::One(server) => vec![server.public()],
             Self::Three(_, publics) => publics.clone(),
         }
+    }
+
+    /// Deleted versions that have lost their chunks, counted on every node.
+    pub fn dropped(&self) -> u64 {
+        let pages = match self {
+            Self::One(server) => vec![server.admin_get("/metrics").expect_status(200).text()],
+            Self::Three(cluster, _) => {
+                let page = |node: &Node| node.admin_page("/metrics").expect("a page").1;
+                cluster.nodes.iter().map(page).collect()
+            }
+        };
+        pages.iter().map(|page| metric(page, "amberblob_versions_dropped_total")).sum()
     }
 
     /// SIGKILL to all.

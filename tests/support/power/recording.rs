@@ -10,14 +10,14 @@ use super::device::{Disk, FileSystem, Rig};
 use super::judge::judge;
 use super::ledger::Entry;
 use super::nodes::{Kind, Nodes};
-use super::support::{Random, plain_files, wait_until};
+use super::support::{Random, wait_until};
 
 /// States that are looked at at the same time.
 const WORKERS: usize = 2;
 /// The devices of a recording and of its states are given up after this: a recording has at most some hundred states, each of
 /// which takes less than a second.
 const LIFETIME: Duration = Duration::from_secs(400);
-/// Files of versions that were deleted go within this, where there is no grace to speak of.
+/// Chunks of versions that were deleted go within this, where there is no grace to speak of.
 const SWEPT: Duration = Duration::from_secs(30);
 
 pub struct Recording {
@@ -39,10 +39,7 @@ impl Recording {
         let ready = rig.moment();
         let mut entries = clients::run(&rig, &nodes.publics(), load, seed);
         if load.sweeps {
-            let files =
-                || disks.iter().map(|disk| plain_files(&disk.path().join("data/slots")).len()).sum::<usize>();
-            let before = files();
-            wait_until(SWEPT, "the files of deleted versions to go", || files() < before);
+            wait_until(SWEPT, "deleted versions to lose their chunks", || nodes.dropped() > 0);
             entries.extend(clients::run(&rig, &nodes.publics(), load, !seed));
         }
         let ended = rig.moment();
