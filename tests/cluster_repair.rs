@@ -388,6 +388,31 @@ fn a_small_blob_in_a_database_is_repaired_there() {
 }
 
 #[test]
+fn checksums_that_are_damaged_in_a_database_are_made_anew() {
+    let _alone = alone();
+    let mut cluster = start("7d");
+    let body = bytes(3, 5 << 20);
+    put(&cluster, "sums", &body);
+    wait_whole(&cluster, &["sums"]);
+    assert!(cluster.nodes[0].terminate().success());
+    let database = slot_dir(&cluster.nodes[0].disks[0], "sums").join("meta.sqlite3");
+    let db = rusqlite::Connection::open(database).unwrap();
+    // The second part's, the first granule.
+    let damaged = db.execute("UPDATE parts SET sums = x'00000000' || substr(sums, 5) WHERE key & 0xffffff = 1", []);
+    assert_eq!(damaged.unwrap(), 1);
+    drop(db);
+    cluster.heal();
+    cluster.wait_ready(READY_DEADLINE);
+    let target = format!("{}?consistency=local&start={}&end={}", object("sums"), 2 << 20, (2 << 20) + 1000);
+    wait_until(DEADLINE, "a read over damaged checksums", || {
+        cluster.send(0, &Request::new("GET", &target)).status == 206
+    });
+    assert!(local(&cluster, 0, "sums").expect_status(200).body == body);
+    assert!(metric(&metrics(&cluster, 0), "amberblob_repaired_total") >= 1);
+    assert_eq!(quarantined(&cluster, 0), Vec::<PathBuf>::new(), "the file was good");
+}
+
+#[test]
 fn without_another_replica_nothing_is_moved_and_with_one_all_is_well() {
     let _alone = alone();
     let mut cluster = start("7d");

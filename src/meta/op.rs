@@ -63,6 +63,8 @@ pub(super) enum Op {
         bytes: Bytes,
         reply: Reply<bool>,
     },
+    /// Checksums of parts of a version in the place of damaged ones.
+    Resum(Row, Parts, Reply<bool>),
 }
 
 /// What an operation came to, before its commit.
@@ -143,6 +145,7 @@ impl Op {
             }
             Self::Fill(data, _) => Answer::Is(replica::fill(db, data, moment.seq)?),
             Self::Mend { row, number, bytes, .. } => Answer::Is(whole::mend(db, *row, *number, bytes)?),
+            Self::Resum(row, parts, _) => Answer::Is(whole::resum(db, *row, parts)?),
         })
     }
 
@@ -215,7 +218,11 @@ impl Op {
                     |answer| if let Answer::Peer(reply, _) = answer { Some(reply) } else { None },
                 );
             }
-            Self::Sweep(_, reply) | Self::Fill(_, reply) | Self::Digest(reply) | Self::Mend { reply, .. } => {
+            Self::Sweep(_, reply)
+            | Self::Fill(_, reply)
+            | Self::Digest(reply)
+            | Self::Mend { reply, .. }
+            | Self::Resum(_, _, reply) => {
                 send(reply, result, |answer| if let Answer::Is(is) = answer { Some(is) } else { None });
             }
             Self::Abandon(row) => {

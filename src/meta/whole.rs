@@ -3,10 +3,12 @@
 
 use rusqlite::{Connection, OptionalExtension as _, Result, Row as SqlRow};
 
+use super::apply::insert_parts;
 use super::query::corrupt;
 use super::schema::part_key;
 use super::types::Row;
 use crate::base::ids::{BlobId, ChunkId};
+use crate::base::parts::Parts;
 use crate::base::sha256::Sha256;
 use crate::limits::{CHUNK_SIZE, INLINE_MAX, PARTS_PER_CHUNK};
 
@@ -112,4 +114,13 @@ pub(super) fn mend(db: &Connection, row: Row, number: u64, bytes: &[u8]) -> Resu
     db.prepare_cached("INSERT OR REPLACE INTO inline_chunks (key, bytes) VALUES (?1, ?2)")?
         .execute((key, bytes))?;
     Ok(true)
+}
+
+/// Gives a version other checksums, of some of its parts; false: it is gone.
+pub(super) fn resum(db: &Connection, row: Row, parts: &Parts) -> Result<bool> {
+    let is_there = at(db, row)?.is_some();
+    if is_there {
+        insert_parts(db, row, parts)?;
+    }
+    Ok(is_there)
 }

@@ -214,6 +214,11 @@ impl Writers {
         self.ask(slot, |reply| Op::Mend { row, number, bytes, reply }).await
     }
 
+    /// Gives a version the checksums that its bytes have, of some of its parts; false: it is gone.
+    pub async fn resum(&self, slot: Slot, row: Row, parts: Parts) -> Result<bool> {
+        self.ask(slot, |reply| Op::Resum(row, parts, reply)).await
+    }
+
     /// Records that the chunks of tombstoned versions are gone.
     pub async fn dropped(&self, slot: Slot, rows: Vec<Row>) -> Result<()> {
         self.ask(slot, |reply| Op::Dropped { rows, reply }).await

@@ -1,7 +1,8 @@
 //! The repair of damaged chunks: one at a time on each core, for the slots of that core.
 //!
 //! What is good of the chunk here is kept, granule by granule; the rest comes from other replicas; the whole counts if it has the
-//! chunk's SHA-256. A chunk that cannot be repaired is tried again after a pause.
+//! chunk's SHA-256. Where the chunk has it already, its checksums in the database are what is damaged, and made anew. A chunk
+//! that cannot be repaired is tried again after a pause.
 
 use std::io;
 use std::rc::Rc;
@@ -13,8 +14,9 @@ use super::damage::{Outcome, Place};
 use super::fetch::Others;
 use crate::base::checksum;
 use crate::base::error::{Code, Error, Result};
-use crate::base::parts::Part;
+use crate::base::parts::{Part, Parts};
 use crate::base::sha256::Sha256;
+use crate::chunk::kept;
 use crate::chunk::mend::{self, Mending};
 use crate::io::buffer::Buffer;
 use crate::io::file::{RingFile, on_storage_thread};
@@ -83,7 +85,10 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
     if !node.live.insert(whole.blob) {
         return Err(Error::new(Code::SlotUnavailable, "its blob is being written"));
     }
-    let mended = mend_file(&others, file.clone(), &parts).await;
+    let mended = match mend_file(&others, file.clone(), &parts).await {
+        Err(error) => mend_sums(&others, place, &file).await.ok_or(error),
+        mended => mended,
+    };
     if let Ok(Outcome::Repaired) = mended {
         node.damages.note_replaced();
         // The version may have gone meanwhile; what it was is not known where its slot cannot be asked.
@@ -153,6 +158,17 @@ async fn mend_file(others: &Others<'_>, file: mend::Place, parts: &[Part]) -> io
             Err(error)
         }
     }
+}
+
+/// Of a chunk whose file has its SHA-256, so that what is damaged is its checksums in the database; none: it has not.
+async fn mend_sums(others: &Others<'_>, place: Place, file: &mend::Place) -> Option<Outcome> {
+    let (node, first) = (&others.core.node, place.number * PARTS_PER_CHUNK);
+    let (file, synced) = (file.clone(), node.synced);
+    let verify = move || kept::verify(&file.slot_dir, file.blob, file.chunk, file.len, synced);
+    let parts = on_storage_thread(verify).await.ok().flatten()?;
+    let parts = Parts { first, parts, ..Parts::default() };
+    let mended = node.writers.resum(place.slot, place.row, parts).await.ok()?;
+    Some(if mended { Outcome::Repaired } else { Outcome::Needless })
 }
 
 /// The damaged file, and whether its length is right; none: it is missing, or cannot be opened.
