@@ -15,7 +15,7 @@ use std::io;
 use std::time::Duration;
 
 use cluster::{Cluster, Shape};
-use support::{Connection, Random, Request, bytes, object, plain_files, sha256, sha256_hex};
+use support::{CHUNK, Connection, Random, Request, bytes, object, plain_files, sha256, sha256_hex};
 
 /// An answer, or the end of the connection, comes within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -141,11 +141,11 @@ fn many_silent_connections_hold_nobody_up() {
     assert_goes_on(&mut cluster, "after silence");
 }
 
-/// The bytes of a blob as its coordinator sends them: a seal behind each chunk, of which there is one.
+/// The bytes of a chunk as its coordinator sends them: with its seal.
 fn sealed(chunk: &[u8]) -> Vec<u8> {
-    let granules = chunk.chunks(16 << 10);
+    let (id, granules) = (sha256(chunk), chunk.chunks(16 << 10));
     let sums: Vec<u8> = granules.flat_map(|granule| crc32c::crc32c(granule).to_le_bytes()).collect();
-    [chunk, &sha256(chunk), &sha256(&sums)].concat()
+    [chunk, &id, &sha256(&[&id[..], &sums].concat())].concat()
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn bytes_that_are_not_those_that_were_hashed_are_refused() {
         bytes[at] ^= 1;
         bytes
     };
-    for (number, at) in [0, 16 << 10, len / 2, len - 1, len + 32, len + 63].into_iter().enumerate() {
+    for (number, at) in [0, 16 << 10, len / 2, len - 1, len, len + 31, len + 32, len + 63].into_iter().enumerate() {
         let told = upload(&cluster, number as u32, len, &flipped(at));
         assert_eq!(told, Some(400), "a flipped bit in byte {at}");
     }
@@ -179,5 +179,13 @@ fn bytes_that_are_not_those_that_were_hashed_are_refused() {
     assert_eq!(files(&cluster).filter(|file| file.to_string_lossy().contains("01ARZ3")).count(), 0);
     assert_eq!(upload(&cluster, 30, len, &good), Some(200));
     assert!(files(&cluster).any(|file| file.ends_with(sha256_hex(&chunk))));
+    // Two chunks, the second of which lives in the database.
+    let [large, small] = [bytes(10, CHUNK), bytes(11, 1000)];
+    let (one, two) = (sealed(&large), sealed(&small));
+    let swapped = [&large, &two[1000..], &small, &one[CHUNK..]].concat();
+    assert_refused(upload(&cluster, 31, CHUNK + 1000, &swapped), "seals that are swapped");
+    assert_eq!(files(&cluster).filter(|file| file.to_string_lossy().contains("G5F31")).count(), 0);
+    assert_eq!(upload(&cluster, 32, CHUNK + 1000, &[one, two].concat()), Some(200));
+    assert!(files(&cluster).any(|file| file.ends_with(sha256_hex(&large))));
     assert_goes_on(&mut cluster, "broken seals");
 }

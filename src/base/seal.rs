@@ -1,5 +1,5 @@
-//! What the node that hashed a chunk tells the others of it: with that they know that they have the very same bytes, and their
-//! name, from the checksums that they make anyway (RFC 0003).
+//! What the node that hashed a chunk tells the others of it: that theirs have the same checksums, which they make anyway, they
+//! see by themselves; for the name they take its word (RFC 0003).
 
 use super::ids::ChunkId;
 use super::sha256::Sha256;
@@ -10,8 +10,8 @@ use crate::limits::CHUNK_SIZE;
 pub struct Seal {
     /// SHA-256 of the chunk.
     pub chunk: ChunkId,
-    /// SHA-256 over the CRC32C of its granules.
-    sums: [u8; 32],
+    /// SHA-256 over that and the CRC32C of its granules.
+    check: [u8; 32],
 }
 
 impl Seal {
@@ -20,26 +20,26 @@ impl Seal {
 
     /// That of a chunk with these checksums.
     pub fn new(chunk: ChunkId, sums: &[u32]) -> Self {
-        Self { chunk, sums: digest(sums) }
+        Self { chunk, check: check(chunk, sums) }
     }
 
-    /// Whether it is that of bytes with these checksums.
+    /// Whether it is whole, and that of bytes with these checksums.
     pub fn fits(&self, sums: &[u32]) -> bool {
-        self.sums == digest(sums)
+        self.check == check(self.chunk, sums)
     }
 
     /// As it is sent.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[..32].copy_from_slice(&self.chunk.0);
-        bytes[32..].copy_from_slice(&self.sums);
+        bytes[32..].copy_from_slice(&self.check);
         bytes
     }
 
     /// From what was sent; none: it has another length.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (chunk, sums) = bytes.split_first_chunk::<32>()?;
-        Some(Self { chunk: ChunkId(*chunk), sums: sums.try_into().ok()? })
+        let (chunk, check) = bytes.split_first_chunk::<32>()?;
+        Some(Self { chunk: ChunkId(*chunk), check: check.try_into().ok()? })
     }
 }
 
@@ -48,8 +48,10 @@ pub fn sealed_len(size: u64) -> u64 {
     size + size.div_ceil(CHUNK_SIZE) * Seal::LEN as u64
 }
 
-fn digest(sums: &[u32]) -> [u8; 32] {
-    Sha256::digest(&sums.iter().flat_map(|sum| sum.to_le_bytes()).collect::<Vec<_>>())
+fn check(chunk: ChunkId, sums: &[u32]) -> [u8; 32] {
+    let mut bytes = chunk.0.to_vec();
+    bytes.extend(sums.iter().flat_map(|sum| sum.to_le_bytes()));
+    Sha256::digest(&bytes)
 }
 
 #[cfg(test)]
@@ -63,6 +65,11 @@ mod tests {
         assert!(seal.fits(&[1, 2, 3]));
         for other in [&[1, 2][..], &[1, 2, 3, 0], &[2, 1, 3], &[]] {
             assert!(!seal.fits(other), "{other:?}");
+        }
+        for at in 0..Seal::LEN {
+            let mut flipped = seal.to_bytes();
+            flipped[at] ^= 1;
+            assert!(!Seal::from_bytes(&flipped).unwrap().fits(&[1, 2, 3]), "byte {at}");
         }
         assert_eq!(Seal::from_bytes(&seal.to_bytes()[1..]), None);
         assert_eq!(Seal::from_bytes(&[0; Seal::LEN + 1]), None);

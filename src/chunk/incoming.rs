@@ -58,8 +58,10 @@ pub struct Incoming {
     /// Whether files are synced before they are named.
     synced: bool,
     checks: Checks,
-    /// Bytes of the current chunk that were handed over.
+    /// Bytes of the current chunk that were handed over to the disk.
     queued: u64,
+    /// The last of them, which are in no hash yet; or all of a chunk that makes no file.
+    tail: Bytes,
     file: Option<ChunkFile>,
     /// The last steps of the chunk before.
     finishing: Option<Steps<()>>,
@@ -113,6 +115,7 @@ impl Incoming {
             synced,
             checks,
             queued: 0,
+            tail: Bytes::new(),
             file: None,
             finishing: None,
             has_dir: false,
@@ -134,32 +137,28 @@ impl Incoming {
         self.size
     }
 
-    /// Takes a buffer, of at most [`Incoming::chunk_room`] bytes, into the hashes and hands it over to the disk. `last`: the
-    /// blob ends with it; `rest`: bytes that are known to follow; `in_flight`: buffers that may be under way when this
-    /// returns; `seal`: that of the chunk, if it ends here and its blob is sealed; `tee` gets the bytes and a seal too. Only the
-    /// last buffer of a chunk may end off a granule. Gives back a buffer that came free, for the next receive.
+    /// Takes a buffer, of at most [`Incoming::chunk_room`] bytes, and hands it over to the disk. `ends`: its chunk ends with it, or
+    /// has ended; `rest`: bytes that are known to follow; `in_flight`: buffers that may be under way when this returns; `tee` gets the bytes
+    /// too. Only the last buffer of a chunk may end off a granule. Gives back a buffer that came free, for the next receive.
     ///
     /// # Errors
-    /// Those of the file steps and writes; `InvalidData` for a chunk that does not fit its seal.
+    /// Those of the file steps and writes.
     pub async fn write(
         &mut self,
         mut buffer: Buffer,
-        last: bool,
+        ends: bool,
         rest: Option<u64>,
         in_flight: usize,
-        seal: Option<Seal>,
         tee: &mut dyn FnMut(Piece),
     ) -> io::Result<Option<Buffer>> {
         let len = buffer.len() as u64;
-        let ends = last || len == self.chunk_room();
         self.size += len;
         if ends && self.queued == 0 && len <= INLINE_MAX {
             if len > 0 {
                 let first = self.chunks.len() as u64 * PARTS_PER_CHUNK;
-                let bytes = Bytes::copy_from_slice(&buffer);
-                tee(Piece::Small(bytes.clone()));
-                self.parts.inline.push((first, bytes));
-                self.end_chunk(&buffer, seal, tee).await?;
+                self.tail = Bytes::copy_from_slice(&buffer);
+                tee(Piece::Small(self.tail.clone()));
+                self.parts.inline.push((first, self.tail.clone()));
             }
             return Ok(Some(buffer));
         }
@@ -169,36 +168,76 @@ impl Incoming {
             self.create_file(expected, if rest.is_some() { expected } else { needed }).await?;
         }
         let granules = buffer.len() - buffer.len() % GRANULE_SIZE as usize;
-        let tail = buffer[granules..].to_vec();
-        debug_assert!(ends || tail.is_empty());
-        let mut back = None;
-        if let Some(file) = &mut self.file {
-            if len > 0 {
-                if self.disk.direct() {
-                    buffer.pad(DIRECT_ALIGN);
-                }
-                let buffer = Shared::new(buffer);
-                tee(Piece::Large(buffer.clone(), len as usize));
-                // The disk reads it while it is hashed.
-                file.write(buffer.clone(), self.queued);
-                self.queued += len;
-                match &mut self.checks {
-                    Checks::Hashed(hasher) => hasher.update(buffer, granules).await?,
-                    Checks::Sealed(sums) => sums.update(&buffer[..granules]),
-                }
+        self.tail = Bytes::copy_from_slice(&buffer[granules..]);
+        debug_assert!(ends || self.tail.is_empty());
+        let Some(file) = &mut self.file else { return Ok(None) };
+        if len > 0 {
+            if self.disk.direct() {
+                buffer.pad(DIRECT_ALIGN);
             }
-            if let Checks::Hashed(hasher) = &mut self.checks
-                && in_flight == 0
-            {
-                hasher.settle().await?;
+            let buffer = Shared::new(buffer);
+            tee(Piece::Large(buffer.clone(), len as usize));
+            // The disk reads it while it is hashed.
+            file.write(buffer.clone(), self.queued);
+            self.queued += len;
+            match &mut self.checks {
+                Checks::Hashed(hasher) => hasher.update(buffer, granules).await?,
+                Checks::Sealed(sums) => sums.update(&buffer[..granules]),
             }
-            back = file.drain(in_flight).await?;
         }
-        if ends {
-            let id = self.end_chunk(&tail, seal, tee).await?;
-            self.finish_file(id, last).await?;
+        if let Checks::Hashed(hasher) = &mut self.checks
+            && in_flight == 0
+        {
+            hasher.settle().await?;
         }
-        Ok(back)
+        file.drain(in_flight).await
+    }
+
+    /// Whether there are bytes of a chunk that has no name yet.
+    pub fn is_in_chunk(&self) -> bool {
+        self.queued > 0 || !self.tail.is_empty()
+    }
+
+    /// Waits until nothing is under way to the disk.
+    ///
+    /// # Errors
+    /// Those of the writes.
+    pub async fn drain(&mut self) -> io::Result<()> {
+        match &mut self.file {
+            Some(file) => file.drain(0).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Names the chunk that was handed over; `seal`: what the node said that hashed it, where one has. `tee` gets its seal.
+    ///
+    /// # Errors
+    /// `InvalidData` for a chunk that does not fit its seal.
+    pub async fn name_chunk(
+        &mut self,
+        seal: Option<Seal>,
+        tee: &mut dyn FnMut(Piece),
+    ) -> io::Result<ChunkId> {
+        let tail = std::mem::take(&mut self.tail);
+        let (id, sums) = match &mut self.checks {
+            Checks::Hashed(hasher) => {
+                let ChunkHashes { id, sums, whole } = hasher.settle().await?.end_chunk(&tail);
+                self.whole = whole;
+                (ChunkId(id), sums)
+            }
+            Checks::Sealed(made) => {
+                made.update(&tail);
+                let sums = made.take();
+                let seal = seal.filter(|seal| seal.fits(&sums)).ok_or(io::ErrorKind::InvalidData)?;
+                (seal.chunk, sums)
+            }
+        };
+        tee(Piece::Seal(Bytes::copy_from_slice(&Seal::new(id, &sums).to_bytes())));
+        self.parts
+            .parts
+            .extend(sums.chunks(GRANULES_PER_PART).map(|sums| Part { chunk: id, sums: sums.to_vec() }));
+        self.chunks.push(id);
+        Ok(id)
     }
 
     /// Makes the file of the current chunk, `expected` bytes reserved, or `needed` if that is too much.
@@ -210,8 +249,12 @@ impl Incoming {
         Ok(())
     }
 
-    /// Begins the last steps of the current chunk, with those of the directories if no other chunk follows.
-    async fn finish_file(&mut self, id: ChunkId, last: bool) -> io::Result<()> {
+    /// Begins the last steps of the chunk that was named, with those of the directories if no other chunk follows. Those of the one
+    /// before have ended when this returns.
+    ///
+    /// # Errors
+    /// Those of the file steps and writes.
+    pub async fn finish_chunk(&mut self, id: ChunkId, last: bool) -> io::Result<()> {
         let Some(mut file) = self.file.take() else { return Ok(()) };
         let (len, synced) = (std::mem::take(&mut self.queued), self.synced);
         file.drain(0).await?;
@@ -234,34 +277,6 @@ impl Incoming {
             layout::blobs_dir(slot_dir),
             slot_dir.clone(),
         ]
-    }
-
-    /// Closes the hashes of the current chunk, of which `rest` are the last bytes.
-    async fn end_chunk(
-        &mut self,
-        rest: &[u8],
-        seal: Option<Seal>,
-        tee: &mut dyn FnMut(Piece),
-    ) -> io::Result<ChunkId> {
-        let (id, sums) = match &mut self.checks {
-            Checks::Hashed(hasher) => {
-                let ChunkHashes { id, sums, whole } = hasher.settle().await?.end_chunk(rest);
-                self.whole = whole;
-                (ChunkId(id), sums)
-            }
-            Checks::Sealed(made) => {
-                made.update(rest);
-                let sums = made.take();
-                let seal = seal.filter(|seal| seal.fits(&sums)).ok_or(io::ErrorKind::InvalidData)?;
-                (seal.chunk, sums)
-            }
-        };
-        tee(Piece::Seal(Bytes::copy_from_slice(&Seal::new(id, &sums).to_bytes())));
-        self.parts
-            .parts
-            .extend(sums.chunks(GRANULES_PER_PART).map(|sums| Part { chunk: id, sums: sums.to_vec() }));
-        self.chunks.push(id);
-        Ok(id)
     }
 
     /// Chunks whose parts are held in memory.

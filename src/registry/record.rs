@@ -12,12 +12,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::base::slot::Slot;
 use crate::base::slot_set::SlotSet;
 use crate::base::topology::Topology;
-use crate::limits::{ANNOUNCEMENT_MAX, DISKS_MAX, NODE_NAME_MAX, NODES_MAX, SLOTS};
+use crate::limits::{ANNOUNCEMENT_MAX, DISKS_MAX, NODE_NAME_MAX, NODES_MAX, PROTOCOL, SLOTS};
 
 /// Of the records.
 const FORMAT: u32 = 1;
-/// What peers say to each other: raised when a release cannot talk to an older one.
-pub const PROTOCOL: u32 = 1;
 
 /// Where a node is; what is not known is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +47,7 @@ pub struct Record {
     pub addresses: Addresses,
     /// Its release.
     pub release: String,
-    /// See [`PROTOCOL`].
+    /// Version of the protocol that it speaks with its peers.
     pub protocol: u32,
     /// Of its charter.
     pub fingerprint: String,

@@ -123,7 +123,7 @@ impl Body {
         }
     }
 
-    /// Appends some bytes to `buffer`, at most `room`. 0: the body is done. None: nothing, or with a `patience` not much, came for
+    /// Appends some bytes to `buffer`, at most `room`. 0: it has no more bytes, perhaps a seal. None: nothing, or with a `patience` not much, came for
     /// that long.
     pub(super) async fn read(
         &mut self,
@@ -190,17 +190,29 @@ impl Body {
         }
     }
 
-    /// The seal behind the chunk whose last bytes were read; none: the body has none.
-    pub(super) async fn seal(&mut self, connection: &mut Connection) -> Result<Option<Seal>, Failure> {
-        if !self.is_sealed() {
-            return Ok(None);
-        }
-        self.low_water.lower(connection.stream());
-        while connection.inbox().len() < Seal::LEN {
-            self.wait(connection, None).await?;
+    /// Whether the seal behind the chunk whose last bytes were read has come within `patience`, or none is to come.
+    pub(super) async fn await_seal(
+        &mut self,
+        connection: &mut Connection,
+        patience: Option<Duration>,
+    ) -> Result<bool, Failure> {
+        while self.is_sealed() && connection.inbox().len() < Seal::LEN {
+            self.low_water.lower(connection.stream());
+            if !self.wait(connection, patience).await? {
+                return Ok(false);
+            }
             if connection.fill().await? == 0 {
                 return Err(Failure::Gone);
             }
+        }
+        Ok(true)
+    }
+
+    /// That seal; none: the body has none.
+    pub(super) async fn seal(&mut self, connection: &mut Connection) -> Result<Option<Seal>, Failure> {
+        while !self.await_seal(connection, None).await? {}
+        if !self.is_sealed() {
+            return Ok(None);
         }
         let seal = Seal::from_bytes(&connection.inbox()[..Seal::LEN]);
         connection.consume(Seal::LEN);

@@ -275,9 +275,11 @@ async fn skip(connection: &mut Connection, body: &mut Body) -> After {
     let mut buffer = crate::io::buffer::Buffer::new(BUFFER_MIN);
     while !body.is_done() {
         buffer.set_len(0);
-        let Ok(Some(_)) = body.read(connection, &mut buffer, BUFFER_MIN, None).await else {
-            return After::Close;
-        };
+        match body.read(connection, &mut buffer, BUFFER_MIN, None).await {
+            // Seals may be left.
+            Ok(None | Some(0)) | Err(_) => return After::Close,
+            Ok(Some(_)) => {}
+        }
     }
     After::KeepAlive
 }

@@ -1,4 +1,4 @@
-//! An upload under way: received, hashed and written at once, and sent on to the other replicas in a cluster, in buffers that
+//! An upload under way: received, hashed (or held against its seals) and written at once, and sent on to the other replicas in a cluster, in buffers that
 //! grow for as long as the client is fast.
 
 use std::io;
@@ -17,7 +17,7 @@ use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
 use crate::base::seal::Seal;
 use crate::base::slot::Slot;
-use crate::chunk::incoming::{self, Incoming, Piece, Received};
+use crate::chunk::incoming::{self, Incoming, Received};
 use crate::io::budget::Share;
 use crate::io::buffer::Buffer;
 use crate::io::file::on_storage_thread;
@@ -104,9 +104,16 @@ impl<'a> Upload<'a> {
                 buffers.grow();
             }
             let in_flight = if fast { buffers.in_flight() } else { 0 };
-            let ends = last && !buffer.is_empty() || buffer.len() as u64 == incoming.chunk_room();
-            let seal = if ends { body.seal(connection).await? } else { None };
-            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight, seal).await?;
+            let ends = last || buffer.len() as u64 == incoming.chunk_room();
+            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
+            if ends && incoming.is_in_chunk() {
+                if !body.await_seal(connection, buffers.patience()).await? {
+                    incoming.drain().await.map_err(|error| self.file_error(&error))?;
+                    buffers.shrink();
+                }
+                let seal = body.seal(connection).await?;
+                self.end_chunk(incoming, seal, last).await?;
+            }
             if last {
                 return incoming.finish().await.map_err(|error| self.file_error(&error));
             }
@@ -136,7 +143,7 @@ impl<'a> Upload<'a> {
         small.extend(&buffer[granules..]);
         buffer.set_len(granules);
         let rest = body.remaining().map(|rest| rest + small.len() as u64);
-        self.hand_over(incoming, buffer, false, rest, 0, None).await?;
+        self.hand_over(incoming, buffer, false, rest, 0).await?;
         Ok(small)
     }
 
@@ -148,7 +155,6 @@ impl<'a> Upload<'a> {
         last: bool,
         rest: Option<u64>,
         in_flight: usize,
-        seal: Option<Seal>,
     ) -> Result<Option<Buffer>, Failure> {
         if !last && !self.core.node.disk(self.slot).has_room(buffer.capacity() as u64) {
             return Err(disk_full().into());
@@ -157,12 +163,26 @@ impl<'a> Upload<'a> {
         if first && !(last && buffer.len() as u64 <= INLINE_MAX) {
             self.streams.open(self.core, self.slot, self.blob, buffer.len() as u64, rest);
         }
+        let ends = last || buffer.len() as u64 == incoming.chunk_room();
         let streams = &mut self.streams;
-        let mut tee = |piece: Piece| streams.put(&piece);
-        let written = incoming.write(buffer, last, rest, in_flight, seal, &mut tee).await;
+        let written = incoming.write(buffer, ends, rest, in_flight, &mut |piece| streams.put(&piece)).await;
         let back = written.map_err(|error| self.file_error(&error))?;
         self.streams.keep_up().await?;
         Ok(back)
+    }
+
+    /// Ends the chunk that was handed over. Its seal leaves before the last steps of its file, for which nobody else need wait.
+    async fn end_chunk(
+        &mut self,
+        incoming: &mut Incoming,
+        seal: Option<Seal>,
+        last: bool,
+    ) -> Result<(), Failure> {
+        let streams = &mut self.streams;
+        let named = incoming.name_chunk(seal, &mut |piece| streams.put(&piece)).await;
+        let id = named.map_err(|error| self.file_error(&error))?;
+        self.streams.keep_up().await?;
+        incoming.finish_chunk(id, last).await.map_err(|error| self.file_error(&error))
     }
 
     fn file_error(&self, error: &io::Error) -> Failure {
