@@ -107,14 +107,37 @@ fn questions_that_cannot_be_one_are_refused() {
     }
 }
 
-/// What the liar was asked, by kind, and whether it has stopped lying.
-#[derive(Default)]
+/// What the liar was asked, by kind, and whether it tells the truth, of what differs and in bytes of blobs.
 struct Liar {
     asked: Mutex<BTreeMap<&'static str, u64>>,
     honest: AtomicBool,
+    honest_bytes: AtomicBool,
 }
 
 impl Liar {
+    fn new(honest: bool, honest_bytes: bool) -> Arc<Self> {
+        let (honest, honest_bytes) = (AtomicBool::new(honest), AtomicBool::new(honest_bytes));
+        Arc::new(Self { asked: Mutex::default(), honest, honest_bytes })
+    }
+
+    /// Starts the first node again, with this between it and the others.
+    fn start_behind(self: &Arc<Self>, cluster: &mut Cluster) {
+        for other in [1, 2] {
+            let honest = cluster.links().addr(0, other).to_string();
+            let lying = self.before(cluster.links().addr(0, other)).to_string();
+            cluster.nodes[0].config = cluster.nodes[0].config.replace(&honest, &lying);
+        }
+        cluster.nodes[0].spawn();
+        cluster.wait_ready(READY_DEADLINE);
+    }
+
+    /// Waits until it has told so many lies of a kind.
+    fn wait_for(&self, kind: &'static str, least: u64) {
+        wait_until(DEADLINE, kind, || {
+            self.asked.lock().unwrap().get(kind).is_some_and(|count| *count >= least)
+        });
+    }
+
     /// Stands before a node's peer listener.
     fn before(self: &Arc<Self>, node: SocketAddr) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -139,8 +162,16 @@ impl Liar {
                 client.write_all(&[head.as_bytes(), &lie].concat()).ok()?;
                 continue;
             }
+            let asks_for_bytes = head.starts_with(b"GET /objects/");
             upstream.write_all(&[head, body].concat()).ok()?;
-            let (head, body) = message(&mut upstream)?;
+            let (head, mut body) = message(&mut upstream)?;
+            if asks_for_bytes
+                && !self.honest_bytes.load(Ordering::SeqCst)
+                && let Some(last) = body.last_mut()
+            {
+                *last ^= 1;
+                self.count("bytes");
+            }
             client.write_all(&[head, body].concat()).ok()?;
         }
     }
@@ -226,18 +257,10 @@ fn answers_that_cannot_be_true_change_nothing() {
     wait_equal(&cluster, DEADLINE);
     cluster.nodes[0].kill();
     (0..30).for_each(|number| put(&cluster, 1 + number % 2, &format!("new/{number}")));
-    let liar = Arc::new(Liar::default());
-    for other in [1, 2] {
-        let honest = cluster.links().addr(0, other).to_string();
-        let lying = liar.before(cluster.links().addr(0, other)).to_string();
-        cluster.nodes[0].config = cluster.nodes[0].config.replace(&honest, &lying);
-    }
-    cluster.nodes[0].spawn();
-    cluster.wait_ready(READY_DEADLINE);
+    let liar = Liar::new(false, true);
+    liar.start_behind(&mut cluster);
     for (kind, least) in [("digests", 8), ("items", 200), ("rows", 50)] {
-        wait_until(DEADLINE, kind, || {
-            liar.asked.lock().unwrap().get(kind).is_some_and(|count| *count >= least)
-        });
+        liar.wait_for(kind, least);
     }
     assert!(cluster.nodes[0].ended().is_none());
     for number in 0..100 {
@@ -248,4 +271,25 @@ fn answers_that_cannot_be_true_change_nothing() {
     assert!(!listing.text().contains("lie/"), "{}", listing.text());
     liar.honest.store(true, Ordering::SeqCst);
     assert_eq!(wait_equal(&cluster, DEADLINE), 130);
+}
+
+#[test]
+fn bytes_that_are_not_the_versions_fill_nothing() {
+    let mut cluster = Cluster::start(shape());
+    cluster.nodes[0].kill();
+    let sizes = [50_000, 200_000];
+    for (number, size) in sizes.into_iter().enumerate() {
+        let put = Request::new("PUT", &object(&format!("fill/{number}"))).body(bytes(number as u64, size));
+        cluster.send(1, &put).expect_status(201);
+    }
+    let liar = Liar::new(true, false);
+    liar.start_behind(&mut cluster);
+    liar.wait_for("bytes", 6);
+    liar.honest_bytes.store(true, Ordering::SeqCst);
+    wait_equal(&cluster, DEADLINE);
+    for (number, size) in sizes.into_iter().enumerate() {
+        let target = format!("{}?consistency=local", object(&format!("fill/{number}")));
+        let read = cluster.send(0, &Request::new("GET", &target)).expect_status(200);
+        assert!(read.body == bytes(number as u64, size), "fill/{number}");
+    }
 }

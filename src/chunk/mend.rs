@@ -188,3 +188,21 @@ pub fn empty_quarantine(root: &Path, keep: Duration) -> io::Result<Quarantined> 
     }
     Ok(left)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_in_quarantine_stays_for_its_time_and_is_counted() {
+        let home = tempfile::tempdir().unwrap();
+        let root = home.path();
+        let empty = |keep| empty_quarantine(root, keep).unwrap();
+        assert_eq!(empty(Duration::ZERO), Quarantined::default(), "there is none");
+        fs::create_dir(layout::quarantine_dir(root)).unwrap();
+        fs::write(layout::quarantine_dir(root).join("damaged"), [7; 100]).unwrap();
+        assert_eq!(empty(Duration::from_secs(3600)), Quarantined { files: 1, bytes: 100 });
+        assert_eq!(empty(Duration::ZERO), Quarantined::default());
+        assert_eq!(fs::read_dir(layout::quarantine_dir(root)).unwrap().count(), 0);
+    }
+}
