@@ -26,6 +26,29 @@ fn scrub(server: &Server) -> Ended {
     amberblob(&["scrub", "--json", "--admin", &format!("http://{}", server.admin())])
 }
 
+/// The niceness of each thread of a server, by name.
+fn niceness(server: &Server) -> Vec<(String, i64)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    let of = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+        let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+        // The 19th field; the first two stand before.
+        Some((name.to_owned(), rest.split_whitespace().nth(16)?.parse().ok()?))
+    };
+    tasks.filter_map(|task| of(task.unwrap())).collect()
+}
+
+#[test]
+fn who_scrubs_gives_way_to_who_serves() {
+    let server = Server::builder().start();
+    let threads = niceness(&server);
+    for (name, nice) in &threads {
+        let serves = ["core-", "meta-", "index", "journal"].iter().any(|part| name.starts_with(part));
+        assert!(!serves || *nice == 0, "{name} has niceness {nice}");
+    }
+    assert!(threads.contains(&("background".to_owned(), 15)), "{threads:?}");
+}
+
 fn chunk_file(server: &Server, path: &str) -> PathBuf {
     let files = chunk_files(&slot_dir(server.data(), path));
     assert_eq!(files.len(), 1, "{path}: {files:?}");

@@ -1,4 +1,5 @@
 //! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper, the scrub and the registry.
+//! Where it shares a processor with a core that serves, that core comes first.
 
 mod admin;
 mod disks;
@@ -14,13 +15,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
+use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::overview::Overview;
 use self::scrub::Scrubber;
 pub use self::scrub::Settings;
-use crate::limits::REGISTRY_TIME;
+use crate::limits::{BACKGROUND_NICE, REGISTRY_TIME};
 use crate::registry::driver::Member;
 use crate::shard::node::Node;
 
@@ -44,6 +46,10 @@ pub fn start(
 ) -> io::Result<Background> {
     let (stop, stopped) = oneshot::channel();
     let run = move || {
+        // Of this thread alone, and those that it starts.
+        if let Err(error) = setpriority_process(None, BACKGROUND_NICE) {
+            tracing::warn!(%error, "the background thread takes as much of a processor as those that serve");
+        }
         tokio_uring::start(async move {
             let overview = Overview::new(Arc::clone(&node), name, public, member.as_ref());
             let scrubber = Scrubber::start(Arc::clone(&node), scrub);
