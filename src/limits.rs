@@ -348,8 +348,6 @@ pub const PARTS_AHEAD: usize = 12;
 /// Smallest block cache that keeps every core moving.
 pub const BLOCK_CACHE_MIN: u64 = 64 << 20;
 
-/// A disk's listing index has forgotten a slot within this, or is not waited for.
-pub const INDEX_FORGET: Duration = Duration::from_secs(10);
 /// Time between two attempts of an index to catch up.
 pub const INDEX_RETRY: Duration = Duration::from_secs(1);
 /// Rows one listing looks at before it ends early, so that a prefix full of tombstones holds nobody up.

@@ -22,7 +22,7 @@ use super::{index_db, query, schema};
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
-use crate::limits::{INDEX_FORGET, INDEX_GATHER, INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS, QUIET};
+use crate::limits::{INDEX_GATHER, INDEX_QUEUE, INDEX_RETRY, LISTING_STEPS, QUIET};
 
 pub use super::index_db::Listing;
 pub use super::page::{Listed, Page, Seek};
@@ -55,8 +55,6 @@ impl Change {
 
 enum Task {
     Changes(Vec<Change>),
-    /// Forget a slot, for good when this is answered.
-    Forget(Slot, std::sync::mpsc::Sender<()>),
     /// A change was lost: catch up.
     Missed(String),
     /// Time for another attempt to catch up.
@@ -127,13 +125,9 @@ impl Indexes {
         self.disks.len()
     }
 
-    /// Forgets what is known of a slot, before its database begins anew: else it would look older than it was after a power cut.
-    /// An index that is out of service sees that by itself.
+    /// Forgets what is known of a slot: its database begins anew.
     pub(super) fn forget(&self, disk: usize, slot: Slot) {
-        let (done, forgotten) = std::sync::mpsc::channel();
-        self.send(disk, Task::Forget(slot, done));
-        // A thread that has ended, or whose disk hangs, is no reason to wait.
-        let _ = forgotten.recv_timeout(INDEX_FORGET);
+        self.apply(disk, vec![Change { slot, seq: 0, reset: true, entries: Vec::new() }]);
     }
 
     /// The last transaction seen of a slot when the indexes were opened.
@@ -237,13 +231,6 @@ impl Keeper {
                     self.retry();
                     continue;
                 }
-                Ok(Some(Task::Forget(slot, done))) => {
-                    self.apply(&std::mem::take(&mut changes));
-                    self.forget(slot);
-                    // Who does not wait any more does not want to know.
-                    let _ = done.send(());
-                    continue;
-                }
                 Ok(Some(Task::List(asked, reply))) => Some((asked, reply)),
                 Ok(None) => None,
                 Err(_) => return self.apply(&changes),
@@ -260,13 +247,6 @@ impl Keeper {
     fn apply(&mut self, changes: &[Change]) {
         let Some(db) = &self.db else { return };
         if let Err(error) = self.ballast.lend(|| apply(db, changes)) {
-            self.give_up(&error);
-        }
-    }
-
-    fn forget(&mut self, slot: Slot) {
-        let Some(db) = &self.db else { return };
-        if let Err(error) = self.ballast.lend(|| index_db::forget(db, slot)) {
             self.give_up(&error);
         }
     }

@@ -140,17 +140,6 @@ pub(super) fn reset(db: &Connection, slot: Slot) -> Result<()> {
     db.execute("DELETE FROM applied WHERE slot = ?1", [slot.index()]).map(drop)
 }
 
-/// Forgets all of a slot, and has forgotten it after a power cut too.
-pub(super) fn forget(db: &Connection, slot: Slot) -> Result<()> {
-    db.pragma_update(None, "synchronous", "FULL")?;
-    let forgotten = db.unchecked_transaction().and_then(|transaction| {
-        reset(&transaction, slot)?;
-        transaction.commit()
-    });
-    db.pragma_update(None, "synchronous", "NORMAL")?;
-    forgotten
-}
-
 /// A stretch of a listing, after at most `steps` rows looked at; then it may end early, with a place to go on.
 pub(super) fn list(db: &Connection, listing: &Listing, steps: usize) -> Result<Page> {
     let end = Seek::after_prefix(&listing.prefix);
@@ -329,9 +318,9 @@ mod tests {
     }
 
     #[test]
-    fn one_slot_only_is_forgotten() {
+    fn a_reset_forgets_one_slot_only() {
         let (_dir, db) = index(&["a", "b", "c"]);
-        forget(&db, Slot::of("b")).unwrap();
+        reset(&db, Slot::of("b")).unwrap();
         assert_eq!(keys(&list(&db, &listing("", None, 9), 9).unwrap()), ["a", "c"]);
         assert_eq!(applied(&db).unwrap()[&(Slot::of("a").index() as u16)], 7);
     }

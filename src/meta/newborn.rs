@@ -88,10 +88,10 @@ impl Writer {
         }
         aside::put_aside(self.slots.dir(slot))
             .map_err(|error| unavailable(format!("its database cannot be put aside: {error}")))?;
-        self.indexes.forget(self.slots.disk(slot), slot);
         self.bear_one(slot)?;
         let begun = self.open(slot, true).and_then(|opened| query::begin_rows(opened.db(), last_row));
         begun.map_err(|error| unavailable(format!("its new database cannot be used: {error}")))?;
+        self.indexes.forget(self.slots.disk(slot), slot);
         self.slots.replaced(slot);
         tracing::warn!(%slot, dir = %self.slots.dir(slot).display(),
             "the database was put aside: the slot recovers from the other replicas");
