@@ -364,8 +364,8 @@ pub const LEASE: Duration = Duration::from_secs(10);
 pub const LEASE_MIN: Duration = Duration::from_secs(1);
 /// The longest.
 pub const LEASE_MAX: Duration = Duration::from_mins(10);
-/// Niceness of the background thread: of a processor that is busy serving it gets about a thirtieth.
-pub const BACKGROUND_NICE: i32 = 15;
+/// Niceness of the thread that scrubs: of a processor that is busy serving it gets about a thirtieth.
+pub const SCRUB_NICE: i32 = 15;
 /// Time that the registry has for one answer; less where the lease is short.
 pub const REGISTRY_TIME: Duration = Duration::from_secs(2);
 /// Time until the registry is asked again while something is missing.

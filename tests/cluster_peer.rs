@@ -208,7 +208,7 @@ fn an_upload_that_came_to_nothing_is_refused_before_its_files_go() {
     cluster.nodes[0].kill();
     cluster.heal();
     cluster.wait_ready(READY_DEADLINE);
-    wait_until(PATIENCE, "the files to go", || !slot.join("blobs").join(blob).exists());
+    wait_until(4 * PATIENCE, "the files to go", || !slot.join("blobs").join(blob).exists());
     assert!(cluster.nodes[0].terminate().success());
     let db = rusqlite::Connection::open(slot.join("meta.sqlite3")).unwrap();
     let refused = db.query_row("SELECT count(*) FROM refusals WHERE blob_id = ?1", [blob], |row| row.get(0));

@@ -398,7 +398,8 @@ fn checksums_that_are_damaged_in_a_database_are_made_anew() {
     let database = slot_dir(&cluster.nodes[0].disks[0], "sums").join("meta.sqlite3");
     let db = rusqlite::Connection::open(database).unwrap();
     // The second part's, the first granule.
-    let damaged = db.execute("UPDATE parts SET sums = x'00000000' || substr(sums, 5) WHERE key & 0xffffff = 1", []);
+    let damaged =
+        db.execute("UPDATE parts SET sums = x'00000000' || substr(sums, 5) WHERE key & 0xffffff = 1", []);
     assert_eq!(damaged.unwrap(), 1);
     drop(db);
     cluster.heal();

@@ -18,7 +18,7 @@ use tokio_uring::net::TcpStream;
 
 use super::operations::{Operation, Operations};
 use super::overview::Overview;
-use super::scrub::Scrubber;
+use super::scrub::Ask;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
@@ -48,14 +48,9 @@ struct Page {
 }
 
 /// Serves for as long as the node runs.
-pub(super) async fn serve(
-    node: Arc<Node>,
-    listener: TcpListener,
-    overview: Overview,
-    scrubber: Rc<Scrubber>,
-) {
+pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, overview: Overview, scrub: Ask) {
     let metrics = node.metrics.registry();
-    let operations = Operations::new(Arc::clone(&node), scrubber);
+    let operations = Operations::new(Arc::clone(&node), scrub);
     let admin = Rc::new(Admin { node, overview, operations, metrics });
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));

@@ -1,5 +1,5 @@
-//! The background plane: one thread with a tokio-uring runtime for the admin listener, the sweeper, the scrub and the registry.
-//! Where it shares a processor with a core that serves, that core comes first.
+//! The background plane: a thread with a tokio-uring runtime for the admin listener, the sweeper and the registry, and another one
+//! for the scrub.
 
 mod admin;
 mod disks;
@@ -11,31 +11,30 @@ mod sweeper;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use rustix::process::setpriority_process;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use self::overview::Overview;
-use self::scrub::Scrubber;
 pub use self::scrub::Settings;
-use crate::limits::{BACKGROUND_NICE, REGISTRY_TIME};
+use crate::limits::REGISTRY_TIME;
 use crate::registry::driver::Member;
 use crate::shard::node::Node;
 
-/// The running background thread.
+/// The running background threads.
 pub struct Background {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
+    /// Ends when the other one has, which asks it.
+    scrub: JoinHandle<()>,
 }
 
-/// Starts the background thread.
+/// Starts the background threads.
 ///
 /// # Errors
-/// When the thread cannot be started.
+/// When a thread cannot be started.
 pub fn start(
     node: Arc<Node>,
     listener: TcpListener,
@@ -45,16 +44,11 @@ pub fn start(
     scrub: Settings,
 ) -> io::Result<Background> {
     let (stop, stopped) = oneshot::channel();
+    let (ask_scrub, scrub) = scrub::start(Arc::clone(&node), scrub)?;
     let run = move || {
-        // Of this thread alone, and those that it starts.
-        if let Err(error) = setpriority_process(None, BACKGROUND_NICE) {
-            tracing::warn!(%error, "the background thread takes as much of a processor as those that serve");
-        }
         tokio_uring::start(async move {
             let overview = Overview::new(Arc::clone(&node), name, public, member.as_ref());
-            let scrubber = Scrubber::start(Arc::clone(&node), scrub);
-            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview, Rc::clone(&scrubber)));
-            tokio_uring::spawn(scrubber.run());
+            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview, ask_scrub));
             disks::watch(&node);
             tokio_uring::spawn(sweeper::run(Arc::clone(&node)));
             let (leave, leaving) = oneshot::channel();
@@ -73,15 +67,17 @@ pub fn start(
         });
     };
     let thread = thread::Builder::new().name("background".to_owned()).spawn(run)?;
-    Ok(Background { stop, thread })
+    Ok(Background { stop, thread, scrub })
 }
 
 impl Background {
     /// Ends it.
     pub fn stop(self) {
         let _ = self.stop.send(());
-        if self.thread.join().is_err() {
-            tracing::error!("the background thread ended in a panic");
+        for thread in [self.thread, self.scrub] {
+            if thread.join().is_err() {
+                tracing::error!("a background thread ended in a panic");
+            }
         }
     }
 }

@@ -7,13 +7,12 @@ mod sync;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::scrub::Scrubber;
+use super::scrub::{self, Ask};
 use crate::base::error::{Code, Error, Result};
 use crate::shard::node::Node;
 
@@ -32,7 +31,7 @@ type Outcome = Option<Result<Value>>;
 /// Those that run.
 pub(super) struct Operations {
     node: Arc<Node>,
-    scrubber: Rc<Scrubber>,
+    scrub: Ask,
     running: RefCell<HashMap<Operation, watch::Receiver<Outcome>>>,
 }
 
@@ -46,17 +45,17 @@ impl Operation {
         }
     }
 
-    async fn run(self, node: Arc<Node>, scrubber: Rc<Scrubber>) -> Result<Value> {
+    async fn run(self, node: Arc<Node>, scrub: Ask) -> Result<Value> {
         match self {
-            Self::Scrub => scrubber.now().await,
+            Self::Scrub => scrub::now(&scrub).await,
             Self::Sync => sync::run(&node).await,
         }
     }
 }
 
 impl Operations {
-    pub(super) fn new(node: Arc<Node>, scrubber: Rc<Scrubber>) -> Self {
-        Self { node, scrubber, running: RefCell::default() }
+    pub(super) fn new(node: Arc<Node>, scrub: Ask) -> Self {
+        Self { node, scrub, running: RefCell::default() }
     }
 
     /// Does it, or waits for one that is being done.
@@ -79,9 +78,9 @@ impl Operations {
             return joined.clone();
         }
         let (tell, outcome) = watch::channel(None);
-        let (node, scrubber) = (Arc::clone(&self.node), Rc::clone(&self.scrubber));
+        let (node, scrub) = (Arc::clone(&self.node), self.scrub.clone());
         tokio_uring::spawn(async move {
-            let ended = operation.run(node, scrubber).await;
+            let ended = operation.run(node, scrub).await;
             // Whoever asked may have gone.
             let _ = tell.send(Some(ended));
         });

@@ -201,7 +201,7 @@ mod tests {
         assert_eq!(empty(Duration::ZERO), Quarantined::default(), "there is none");
         fs::create_dir(layout::quarantine_dir(root)).unwrap();
         fs::write(layout::quarantine_dir(root).join("damaged"), [7; 100]).unwrap();
-        assert_eq!(empty(Duration::from_secs(3600)), Quarantined { files: 1, bytes: 100 });
+        assert_eq!(empty(Duration::from_hours(1)), Quarantined { files: 1, bytes: 100 });
         assert_eq!(empty(Duration::ZERO), Quarantined::default());
         assert_eq!(fs::read_dir(layout::quarantine_dir(root)).unwrap().count(), 0);
     }

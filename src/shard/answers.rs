@@ -1,7 +1,7 @@
 //! What a core remembers of the metadata: versions that were asked for, and parts of blobs.
 //!
-//! A version is good while its slot's generation is the one it was read at. Parts never change, so they are good for
-//! as long as they fit. Bounded by weight; nothing here is a promise, all of it can be asked again.
+//! A version is good while its slot's generation is the one it was read at. Parts change only where they were damaged: they are
+//! good for as long as they fit, and forgotten when bytes do not fit them. Bounded by weight; nothing here is a promise, all of it can be asked again.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -102,5 +102,10 @@ impl Answers {
 
     pub(super) fn insert_parts(&self, blob: BlobId, parts: &Arc<Parts>) {
         self.0.borrow_mut().insert(Key::Parts(blob, parts.first), Value::Parts(Arc::clone(parts)));
+    }
+
+    /// Forgets the parts of a blob that begin with part `first`: they, or the bytes, are damaged.
+    pub(super) fn forget_parts(&self, blob: BlobId, first: u64) {
+        self.0.borrow_mut().remove(&Key::Parts(blob, first));
     }
 }

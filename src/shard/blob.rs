@@ -128,6 +128,8 @@ impl Blob {
 
     /// Bytes that are damaged here, from another replica.
     async fn rescue(&self, what: String, range: Range<u64>, sums: &[u32]) -> Option<Vec<u8>> {
+        let part = range.start / PART_SIZE;
+        self.core.answers.forget_parts(self.answer.record.blob_id, part - part % PARTS_PER_QUESTION);
         let version = (self.slot, self.answer.record.row);
         Box::pin(repair::rescue(&self.core, version, self.may_ask, what, range, sums)).await
     }

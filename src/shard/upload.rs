@@ -105,10 +105,11 @@ impl<'a> Upload<'a> {
             }
             let in_flight = if fast { buffers.in_flight() } else { 0 };
             let ends = last || buffer.len() as u64 == incoming.chunk_room();
-            let back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
+            let mut back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
             if ends && incoming.is_in_chunk() {
                 if !body.await_seal(connection, buffers.patience()).await? {
                     incoming.drain().await.map_err(|error| self.file_error(&error))?;
+                    back = None;
                     buffers.shrink();
                 }
                 let seal = body.seal(connection).await?;

@@ -10,11 +10,15 @@ mod progress;
 mod quarantine;
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::setpriority_process;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::sleep;
 
 use self::file::{Buffers, Rate};
@@ -22,7 +26,7 @@ use self::pass::{Pass, Position, Tally};
 use self::progress::Progress;
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
-use crate::limits::{CHECK_RETRY, SCRUB_TICK};
+use crate::limits::{CHECK_RETRY, SCRUB_NICE, SCRUB_TICK};
 use crate::metrics::DiskLabels;
 use crate::shard::node::Node;
 
@@ -37,8 +41,46 @@ pub struct Settings {
     pub quarantine: Duration,
 }
 
+/// Who asks for a pass now, and gets what it found.
+pub(super) type Ask = async_channel::Sender<oneshot::Sender<Result<Value>>>;
+
+/// Starts the thread that scrubs, until nobody can ask it any more. Where it shares a processor with a core that serves, that core
+/// comes first.
+///
+/// # Errors
+/// When the thread cannot be started.
+pub(super) fn start(node: Arc<Node>, settings: Settings) -> io::Result<(Ask, JoinHandle<()>)> {
+    let (ask, asked) = async_channel::bounded::<oneshot::Sender<Result<Value>>>(1);
+    let run = move || {
+        // Of this thread alone, and those that it starts.
+        if let Err(error) = setpriority_process(None, SCRUB_NICE) {
+            tracing::warn!(%error, "the scrub takes as much of a processor as those that serve");
+        }
+        tokio_uring::start(async move {
+            let scrubber = Scrubber::start(node, settings);
+            tokio_uring::spawn(Rc::clone(&scrubber).run());
+            while let Ok(reply) = asked.recv().await {
+                // Whoever asked may have gone.
+                let _ = reply.send(scrubber.now().await);
+            }
+        });
+    };
+    Ok((ask, thread::Builder::new().name("scrub".to_owned()).spawn(run)?))
+}
+
+/// Asks for a pass now.
+///
+/// # Errors
+/// `Internal` when the node stops.
+pub(super) async fn now(ask: &Ask) -> Result<Value> {
+    let stopped = || Error::new(Code::Internal, "the node stops: ask again when it is back");
+    let (reply, report) = oneshot::channel();
+    ask.send(reply).await.map_err(|_| stopped())?;
+    report.await.unwrap_or_else(|_| Err(stopped()))
+}
+
 /// The scrub of a node.
-pub(super) struct Scrubber {
+struct Scrubber {
     node: Arc<Node>,
     settings: Settings,
     buffers: Buffers,
@@ -48,14 +90,14 @@ pub(super) struct Scrubber {
 
 impl Scrubber {
     /// To be made inside of the runtime.
-    pub(super) fn start(node: Arc<Node>, settings: Settings) -> Rc<Self> {
+    fn start(node: Arc<Node>, settings: Settings) -> Rc<Self> {
         let scrubber = Rc::new(Self { node, settings, buffers: Buffers::new(), awaited: Cell::new(false) });
         tokio_uring::spawn(quarantine::keep(Arc::clone(&scrubber.node), settings.quarantine));
         scrubber
     }
 
     /// Scrubs when it is due, for as long as the node runs.
-    pub(super) async fn run(self: Rc<Self>) {
+    async fn run(self: Rc<Self>) {
         let tick = (self.settings.interval / 10).clamp(Duration::from_millis(100), SCRUB_TICK);
         loop {
             self.wait_checked().await;
@@ -125,7 +167,7 @@ impl Scrubber {
     ///
     /// # Errors
     /// `Internal` when the node stops.
-    pub(super) async fn now(&self) -> Result<Value> {
+    async fn now(&self) -> Result<Value> {
         self.awaited.set(true);
         let report = self.all_disks().await;
         self.awaited.set(false);

@@ -85,11 +85,13 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
     if !node.live.insert(whole.blob) {
         return Err(Error::new(Code::SlotUnavailable, "its blob is being written"));
     }
-    let mended = match mend_file(&others, file.clone(), &parts).await {
-        Err(error) => mend_sums(&others, place, &file).await.ok_or(error),
-        mended => mended,
-    };
-    if let Ok(Outcome::Repaired) = mended {
+    let mut mended = mend_file(&others, file.clone(), &parts).await;
+    if let Err(error) = &mended
+        && error.raw_os_error().is_none()
+        && let Some(outcome) = mend_sums(&others, place, &file).await
+    {
+        mended = Ok(outcome);
+    } else if let Ok(Outcome::Repaired) = mended {
         node.damages.note_replaced();
         // The version may have gone meanwhile; what it was is not known where its slot cannot be asked.
         if let Ok(None) = node.readers.whole(slot, place.row).await {
