@@ -397,9 +397,12 @@ fn checksums_that_are_damaged_in_a_database_are_made_anew() {
     assert!(cluster.nodes[0].terminate().success());
     let database = slot_dir(&cluster.nodes[0].disks[0], "sums").join("meta.sqlite3");
     let db = rusqlite::Connection::open(database).unwrap();
-    // The second part's, the first granule.
-    let damaged =
-        db.execute("UPDATE parts SET sums = x'00000000' || substr(sums, 5) WHERE key & 0xffffff = 1", []);
+    // Of the second part, the first granule's.
+    let second = "key & 0xffffff = 1";
+    let sums = db.query_row(&format!("SELECT sums FROM parts WHERE {second}"), [], |row| row.get(0));
+    let mut sums: Vec<u8> = sums.unwrap();
+    sums[0] ^= 1;
+    let damaged = db.execute(&format!("UPDATE parts SET sums = ?1 WHERE {second}"), [sums]);
     assert_eq!(damaged.unwrap(), 1);
     drop(db);
     cluster.heal();

@@ -276,6 +276,8 @@ fn answers_that_cannot_be_true_change_nothing() {
 #[test]
 fn bytes_that_are_not_the_versions_fill_nothing() {
     let mut cluster = Cluster::start(shape());
+    (0..10).for_each(|number| put(&cluster, number % 3, &format!("old/{number}")));
+    wait_equal(&cluster, DEADLINE);
     cluster.nodes[0].kill();
     let sizes = [50_000, 200_000];
     for (number, size) in sizes.into_iter().enumerate() {
