@@ -123,8 +123,21 @@ fn a_cluster_whose_nodes_all_lose_power_and_one_its_disk_keeps_what_it_acknowled
     survives("power cuts of a cluster", 10, &Kind::three(), FileSystem::Ext4, THREE);
 }
 
-/// States that a planted mistake must be noticed in.
+/// States that a planted mistake must be noticed in, of one of so many recordings: which moments there are depends on the machine.
 const PLANTED: usize = 60;
+const PLANTED_TRIES: u64 = 4;
+
+/// Whether a mistake is noticed; says how.
+fn notices(kind: &Kind, load: Load) -> bool {
+    (1..=PLANTED_TRIES).any(|seed| {
+        let recording = Recording::make(kind, FileSystem::Ext4, load, seed).expect("disks to record on");
+        let wrong = recording.check(PLANTED, 1, seed);
+        if let Some(first) = wrong.first() {
+            println!("recording {seed}: {}", first.lines().next().unwrap_or_default());
+        }
+        !wrong.is_empty()
+    })
+}
 
 fn is_noticed(lie: Lie, storage: &'static str, load: Load) {
     let _alone = alone();
@@ -134,11 +147,9 @@ fn is_noticed(lie: Lie, storage: &'static str, load: Load) {
     let liar = Liar::new(lie);
     let mut kind = Kind::one().storage(storage);
     kind.prepare = Some(liar.prepare());
-    let recording = Recording::make(&kind, FileSystem::Ext4, load, 1).expect("disks to record on");
+    let noticed = notices(&kind, load);
     assert!(liar.told() > 0, "nothing of it was synced anyway");
-    let wrong = recording.check(PLANTED, 1, 1);
-    assert!(!wrong.is_empty(), "{lie:?}: {} syncs less, and nobody noticed", liar.told());
-    println!("{} syncs less: {}", liar.told(), wrong[0].lines().next().unwrap_or_default());
+    assert!(noticed, "{lie:?}: {} syncs less, and nobody noticed", liar.told());
 }
 
 #[test]
@@ -171,8 +182,5 @@ fn an_answer_below_the_quorum_is_noticed_when_a_disk_is_lost() {
     let kind = Kind { write_quorum: 1, ..Kind::three() };
     // One client: nobody else could be given the same version, so only a disk can be what is missed.
     let load = Load { clients: 1, ..THREE };
-    let recording = Recording::make(&kind, FileSystem::Ext4, load, 1).expect("disks to record on");
-    let wrong = recording.check(PLANTED, 1, 1);
-    assert!(!wrong.is_empty(), "answers of one replica of three survived everything");
-    println!("{}", wrong[0].lines().next().unwrap_or_default());
+    assert!(notices(&kind, load), "answers of one replica of three survived everything");
 }
