@@ -11,12 +11,16 @@
 mod cluster;
 mod support;
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use cluster::formation::READY_DEADLINE;
 use cluster::{Cluster, Shape};
-use support::{CHUNK, Request, Response, assert_error, bytes, error_code, object, sha256_hex, wait_until};
+use support::{
+    CHUNK, Connection, Random, Request, Response, assert_error, bytes, error_code, object, sha256_hex,
+    wait_until,
+};
 
 /// A request that finds no quorum says so within this.
 const REFUSAL_DEADLINE: Duration = Duration::from_secs(15);
@@ -249,6 +253,62 @@ fn who_prefers_to_be_redirected_is_sent_to_a_replica() {
         }
         assert_eq!(redirected, 2, "two of five nodes are no replicas of a path");
     }
+}
+
+/// Readers race with writers of the same few paths: a node that is behind by some milliseconds must not answer with what it had.
+#[test]
+fn what_was_acknowledged_is_read_while_it_is_overwritten() {
+    const PATHS: usize = 5;
+    const CLIENTS: u64 = 12;
+    const REQUESTS: usize = 300;
+    let _alone = alone();
+    let cluster = Cluster::start(Shape::of(3));
+    let nodes = cluster.publics();
+    // The highest version of each path that any answer told.
+    let told: Vec<AtomicU64> = (0..PATHS).map(|_| AtomicU64::new(0)).collect();
+    let client = &|seed: u64| {
+        let mut random = Random::new(seed);
+        let mut links: Vec<Connection> = nodes.iter().map(|node| Connection::open(*node)).collect();
+        let (mut stored, mut read) = (0, 0);
+        for _ in 0..REQUESTS {
+            let (index, node) = (random.below(PATHS as u64) as usize, random.below(3) as usize);
+            let path = object(&format!("overwritten/{index}"));
+            let request = match random.below(10) {
+                0..4 => Request::new("PUT", &path).body(vec![7; 1000]),
+                4 => Request::new("PUT", &path).body(vec![7; 70_000]),
+                5..8 => Request::new("GET", &path),
+                _ => Request::new("HEAD", &path),
+            };
+            let before = told[index].load(Ordering::SeqCst);
+            let answer = links[node].exchange(&request).expect("an answer");
+            let version = match answer.status {
+                200 | 201 => answer.header("x-amber-version").unwrap().parse::<u64>().unwrap(),
+                404 if before == 0 => continue,
+                // Others were always faster: nothing was said.
+                503 => continue,
+                _ => panic!("{} {path}: {answer:?}", request.method()),
+            };
+            let is_put = answer.status == 201;
+            assert!(
+                version > before || !is_put && version == before,
+                "node-{}: {} {path} says version {version}, and {before} was told before",
+                node + 1,
+                request.method()
+            );
+            told[index].fetch_max(version, Ordering::SeqCst);
+            *(if is_put { &mut stored } else { &mut read }) += 1;
+        }
+        (stored, read)
+    };
+    let (stored, read) = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|seed| scope.spawn(move || client(seed))).collect();
+        clients.into_iter().fold((0, 0), |(stored, read), client| {
+            let (more_stored, more_read) = client.join().unwrap();
+            (stored + more_stored, read + more_read)
+        })
+    });
+    let all = CLIENTS as usize * REQUESTS;
+    assert!(stored + read > all * 9 / 10, "{stored} stored and {read} read of {all}");
 }
 
 #[test]

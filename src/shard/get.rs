@@ -21,6 +21,7 @@ use crate::base::slot::Slot;
 use crate::limits::HOPS_MAX;
 use crate::meta::slots::State;
 use crate::meta::types::BlobMeta;
+use crate::replication::read::Known;
 use crate::wire::condition::{Conditions, Current, Verdict};
 use crate::wire::forward::Scope;
 use crate::wire::head::{Head, Method};
@@ -64,6 +65,14 @@ pub(super) fn missing(path: &str, version: Option<u64>) -> Error {
     }
 }
 
+/// Whether a live version of this node may be told that was written while a quorum was asked: it is newer than what a quorum had
+/// `before` it was looked at, and a quorum is as far `after`; so nobody was told a newer one before, and nobody will be told an older
+/// one from now on.
+fn may_tell(version: u64, before: &Known, after: &Known) -> bool {
+    let newest = |known: &Known| known.held.first().map_or(0, |held| held.row.version);
+    newest(before) < version && version <= newest(after)
+}
+
 fn is_broken(handled: &Handled) -> bool {
     matches!(handled, Err(Failure::Refused(error, _)) if error.code == Code::Internal)
 }
@@ -85,10 +94,17 @@ struct Asked<'a> {
     conditions: Conditions,
 }
 
+/// Which version this node has.
+#[derive(Clone, Copy)]
+struct Found {
+    version: u64,
+    blob: BlobId,
+}
+
 /// What this node has of it.
 enum Mine {
     /// A live version, and the reply.
-    Live(BlobId, Handled),
+    Live(Found, Handled),
     /// None.
     Missing(Failure),
     /// One whose chunks are not here.
@@ -120,7 +136,7 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
         return Err(missing(path, asked.version).into());
     };
     let is_it = |mine: &Result<Mine, Failure>| match mine {
-        Ok(Mine::Live(blob, _)) => *blob == live.row.attempt.blob_id,
+        Ok(Mine::Live(found, _)) => found.blob == live.row.attempt.blob_id,
         _ => false,
     };
     if !is_it(&mine_now) {
@@ -129,9 +145,14 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
     }
     match mine_now {
         // What cannot be read here may be good elsewhere.
-        Ok(Mine::Live(blob, handled)) if blob == live.row.attempt.blob_id && !is_broken(&handled) => handled,
-        // A newer one was written meanwhile.
-        Ok(Mine::Live(_, handled)) if asked.version.is_none() && replica.is_newer(path, live).await? => {
+        Ok(Mine::Live(found, handled)) if found.blob == live.row.attempt.blob_id && !is_broken(&handled) => {
+            handled
+        }
+        Ok(Mine::Live(found, handled))
+            if asked.version.is_none()
+                && !is_broken(&handled)
+                && may_tell(found.version, &known, &replica.read(path, PeerQuery::Newest).await?) =>
+        {
             handled
         }
         _ => Err(Failure::Elsewhere(replica.others_of(known.whole), Scope::OwnVersion(live.row.version))),
@@ -174,7 +195,8 @@ async fn mine(core: &Rc<Core>, asked: &Asked<'_>) -> Result<Mine, Failure> {
     if answer.record.hollow {
         return Ok(Mine::Hollow);
     }
-    Ok(Mine::Live(answer.record.blob_id, respond(core, asked, &answer).await))
+    let found = Found { version: answer.record.version, blob: answer.record.blob_id };
+    Ok(Mine::Live(found, respond(core, asked, &answer).await))
 }
 
 /// The reply with a version that is here.
@@ -263,4 +285,28 @@ async fn reply(blob: &Rc<Blob>, method: Method, answer: &Answer, now: Timestamp,
         .header("Content-Type", multipart.content_type_value())
         .header("Content-Length", multipart.total_len());
     Ok(Reply { status, head, body: ReplyBody::Multipart { first, ranges, multipart } })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::peer::{Attempt, Held, Row};
+
+    fn known(version: u64) -> Known {
+        let attempt = Attempt { blob_id: BlobId::from_u128(u128::from(version)), ballot: 1 };
+        let (path, headers) = ("p".to_owned(), String::new());
+        let row =
+            Row { path, version, attempt, size: 0, content: [0; 32], created_at: Timestamp(0), headers };
+        Known { held: vec![Held { row, tombstoned_at: None, hollow: false }], ..Known::default() }
+    }
+
+    #[test]
+    fn what_is_here_is_told_where_it_is_neither_older_than_the_quorum_nor_ahead_of_it() {
+        assert!(may_tell(24, &known(23), &known(24)), "written meanwhile");
+        assert!(may_tell(24, &known(23), &known(25)), "and overwritten");
+        assert!(may_tell(1, &Known::default(), &known(1)), "the first one");
+        // This node was behind when it looked, and has caught up since: what it saw is old all the same.
+        assert!(!may_tell(22, &known(23), &known(24)), "older than what was acknowledged");
+        assert!(!may_tell(24, &known(23), &known(23)), "another node would tell the older one next");
+    }
 }

@@ -26,7 +26,7 @@ use crate::replication::put::{self, Put, Refusal, Wanted, check};
 use crate::replication::read::Known;
 use crate::wire::condition::Conditions;
 use crate::wire::forward::Scope;
-use crate::wire::peer::{Held, Query, Reply, Request as PeerRequest, Row};
+use crate::wire::peer::{Query, Reply, Request as PeerRequest, Row};
 use crate::wire::query::{Key, Query as HttpQuery};
 
 /// This node as a replica of a slot.
@@ -82,16 +82,6 @@ pub(super) fn elsewhere<T>(core: &Core, slot: Slot) -> Result<T, Failure> {
 }
 
 impl Replica<'_> {
-    /// Whether a quorum has, by now, a newer live version of a path than `old`, and so has this replica.
-    pub(super) async fn is_newer(&self, path: &str, old: &Held) -> Result<bool, Failure> {
-        let known = self.read(path, Query::Newest).await?;
-        Ok(known.held.first().is_some_and(|held| {
-            held.row.version > old.row.version
-                && held.tombstoned_at.is_none()
-                && known.whole.contains(self.me())
-        }))
-    }
-
     fn me(&self) -> NodeId {
         self.group.me
     }
