@@ -43,12 +43,10 @@ fn who_scrubs_gives_way_to_who_serves() {
     let server = Server::builder().start();
     let is_nice = |threads: &[(String, i64)]| threads.contains(&("scrub".to_owned(), 15));
     wait_until(DEADLINE, "the scrub to be nice", || is_nice(&niceness(&server)));
+    // What it starts is as nice as it is, and has the names that such threads have everywhere.
+    let may_be = |name: &str| matches!(name, "scrub" | "tokio-rt-worker") || name.starts_with("iou-");
     for (name, nice) in niceness(&server) {
-        let serves = ["core-", "meta-", "index-", "journal-", "background"].iter();
-        assert!(
-            nice < 15 || !serves.clone().any(|part| name.starts_with(part)),
-            "{name} has niceness {nice}"
-        );
+        assert!(nice < 15 || may_be(&name), "{name} has niceness {nice}");
     }
 }
 

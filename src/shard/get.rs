@@ -15,7 +15,6 @@ use super::reply::{Failure, Handled, Reply, ReplyBody, refuse};
 
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
-use crate::base::ids::BlobId;
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
 use crate::limits::HOPS_MAX;
@@ -65,9 +64,9 @@ pub(super) fn missing(path: &str, version: Option<u64>) -> Error {
     }
 }
 
-/// Whether a live version of this node may be told that was written while a quorum was asked: it is newer than what a quorum had
-/// `before` it was looked at, and a quorum is as far `after`; so nobody was told a newer one before, and nobody will be told an older
-/// one from now on.
+/// Whether a live version of this node may be told that was written while a quorum was asked: it is newer than what a quorum said
+/// `before`, so that it is not older than what was acknowledged when the request came, and a quorum says `after` that it is as far, so that
+/// nobody is told an older one from now on.
 fn may_tell(version: u64, before: &Known, after: &Known) -> bool {
     let newest = |known: &Known| known.held.first().map_or(0, |held| held.row.version);
     newest(before) < version && version <= newest(after)
@@ -94,17 +93,10 @@ struct Asked<'a> {
     conditions: Conditions,
 }
 
-/// Which version this node has.
-#[derive(Clone, Copy)]
-struct Found {
-    version: u64,
-    blob: BlobId,
-}
-
 /// What this node has of it.
 enum Mine {
     /// A live version, and the reply.
-    Live(Found, Handled),
+    Live(Rc<Answer>, Handled),
     /// None.
     Missing(Failure),
     /// One whose chunks are not here.
@@ -136,7 +128,7 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
         return Err(missing(path, asked.version).into());
     };
     let is_it = |mine: &Result<Mine, Failure>| match mine {
-        Ok(Mine::Live(found, _)) => found.blob == live.row.attempt.blob_id,
+        Ok(Mine::Live(answer, _)) => answer.record.blob_id == live.row.attempt.blob_id,
         _ => false,
     };
     if !is_it(&mine_now) {
@@ -145,13 +137,15 @@ pub(super) async fn get(core: &Rc<Core>, head: &Head, path: &BlobPath, query: &Q
     }
     match mine_now {
         // What cannot be read here may be good elsewhere.
-        Ok(Mine::Live(found, handled)) if found.blob == live.row.attempt.blob_id && !is_broken(&handled) => {
+        Ok(Mine::Live(answer, handled))
+            if answer.record.blob_id == live.row.attempt.blob_id && !is_broken(&handled) =>
+        {
             handled
         }
-        Ok(Mine::Live(found, handled))
+        Ok(Mine::Live(answer, handled))
             if asked.version.is_none()
                 && !is_broken(&handled)
-                && may_tell(found.version, &known, &replica.read(path, PeerQuery::Newest).await?) =>
+                && may_tell(answer.record.version, &known, &replica.read(path, PeerQuery::Newest).await?) =>
         {
             handled
         }
@@ -195,8 +189,8 @@ async fn mine(core: &Rc<Core>, asked: &Asked<'_>) -> Result<Mine, Failure> {
     if answer.record.hollow {
         return Ok(Mine::Hollow);
     }
-    let found = Found { version: answer.record.version, blob: answer.record.blob_id };
-    Ok(Mine::Live(found, respond(core, asked, &answer).await))
+    let handled = respond(core, asked, &answer).await;
+    Ok(Mine::Live(answer, handled))
 }
 
 /// The reply with a version that is here.
@@ -290,6 +284,7 @@ async fn reply(blob: &Rc<Blob>, method: Method, answer: &Answer, now: Timestamp,
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::ids::BlobId;
     use crate::wire::peer::{Attempt, Held, Row};
 
     fn known(version: u64) -> Known {
