@@ -12,7 +12,7 @@ pub const SLOTS: u16 = 2048;
 pub const NODES_MAX: usize = 32;
 
 /// Version of the protocol between nodes: raised when a release cannot talk to an older one.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 /// A message between nodes.
 pub const PEER_MESSAGE_MAX: usize = 32 << 20;
 /// Time for a connection to another node.

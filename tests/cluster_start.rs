@@ -139,6 +139,8 @@ fn a_wiped_disk_recovers_before_it_votes() {
     cluster.nodes[2].wipe();
     cluster.nodes[2].spawn();
     cluster.wait_unready(2, READY_DEADLINE, |why| why.contains("recover"));
+    // Node 1 knows too that node 3 answers and does not vote: it begins no write whose outcome nobody could tell.
+    cluster.wait_unready(0, READY_DEADLINE, |why| why.contains("node-3 does not vote"));
     for node in [0, 2] {
         assert_error(&put(&cluster, node, "start/voteless", b"x"), 503, "QuorumUnavailable");
         let answer = get(&cluster, node, &path(1));

@@ -239,6 +239,11 @@ impl Slots {
         self.entry(slot).recovering.store(recovering, Ordering::Release);
     }
 
+    /// Whether this replica can vote: it has its memory, and its database is in service.
+    pub fn votes(&self, slot: Slot) -> bool {
+        !self.is_recovering(slot) && self.state(slot) != State::Failed
+    }
+
     /// Notes how many live versions lack their chunks.
     pub(super) fn set_hollow(&self, slot: Slot, versions: u64) {
         self.entry(slot).hollow.store(versions, Ordering::Release);

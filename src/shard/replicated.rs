@@ -64,7 +64,7 @@ pub(super) fn replica(core: &Rc<Core>, slot: Slot) -> Result<Option<Replica<'_>>
     if cluster.topology().replica_count() == 1 {
         return Ok(None);
     }
-    let worth = cluster.worth_asking(&group);
+    let worth = cluster.worth_asking(slot, &group);
     Ok(Some(Replica { core, cluster, slot, group, worth }))
 }
 
@@ -116,7 +116,7 @@ impl Replica<'_> {
     /// Refuses what a PUT will be refused for whatever its bytes are.
     pub(super) async fn admit(&self, request: &Request) -> Result<(), Failure> {
         if request.version.is_none() && request.conditions.is_empty() {
-            if self.cluster.has_quorum(&self.group) {
+            if self.cluster.has_quorum(self.slot) {
                 return Ok(());
             }
             // Before the bytes come: is anybody there?

@@ -1,7 +1,7 @@
 //! What all cores of a node share of its cluster.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use super::membership::Membership;
@@ -10,6 +10,7 @@ use super::uploads::Uploads;
 use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
+use crate::base::slot_set::SlotSet;
 use crate::base::topology::{NodeId, Topology};
 use crate::chunk::disk::Disk;
 use crate::chunk::sweep::LiveUploads;
@@ -33,6 +34,8 @@ pub struct Cluster {
     pub(super) tls: Option<Connector>,
     /// Nodes that do not answer, by node.
     suspect: Vec<AtomicBool>,
+    /// Slots for which others said that they do not vote, by node.
+    not_voting: RwLock<Vec<SlotSet>>,
     /// Uploads whose data is here and which wait for their votes.
     pub(super) uploads: Uploads,
     /// Blobs that this node coordinates.
@@ -60,6 +63,7 @@ impl Cluster {
         let roster = Arc::clone(membership.roster());
         let syncing = Syncing::new(roster.topology(), sync);
         let suspect = roster.topology().nodes().map(|_| AtomicBool::new(false)).collect();
+        let not_voting = RwLock::new(roster.topology().nodes().map(|_| SlotSet::default()).collect());
         Ok(Self {
             roster,
             membership,
@@ -67,6 +71,7 @@ impl Cluster {
             directory,
             tls,
             suspect,
+            not_voting,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
             syncing,
@@ -110,19 +115,28 @@ impl Cluster {
         }
     }
 
+    /// Notes for which slots a node says that it does not vote.
+    pub(super) fn set_not_voting(&self, node: NodeId, slots: SlotSet) {
+        self.not_voting.write().unwrap_or_else(PoisonError::into_inner)[node.index()] = slots;
+    }
+
     /// Which of a slot's replicas to ask: without those that do not answer, if a quorum remains.
-    pub(in crate::shard) fn worth_asking(&self, group: &Group) -> NodeSet {
-        let reachable = self.reachable(group);
-        if reachable.len() >= group.write_quorum { reachable } else { group.all() }
-    }
-
-    /// Whether a write quorum of a slot's replicas answers, as far as is known.
-    pub(in crate::shard) fn has_quorum(&self, group: &Group) -> bool {
-        self.reachable(group).len() >= group.write_quorum
-    }
-
-    fn reachable(&self, group: &Group) -> NodeSet {
+    pub(in crate::shard) fn worth_asking(&self, slot: Slot, group: &Group) -> NodeSet {
+        if !self.has_quorum(slot) {
+            return group.all();
+        }
         group.nodes().filter(|node| self.is_reachable(*node)).collect()
+    }
+
+    /// Whether a write quorum of a slot's replicas answers and votes, as far as is known.
+    pub(in crate::shard) fn has_quorum(&self, slot: Slot) -> bool {
+        let (topology, not_voting) = (self.topology(), self.not_voting());
+        let votes = |node: &&NodeId| self.is_reachable(**node) && !not_voting[node.index()].contains(slot);
+        topology.replicas(slot).iter().filter(votes).count() >= topology.write_quorum()
+    }
+
+    fn not_voting(&self) -> RwLockReadGuard<'_, Vec<SlotSet>> {
+        self.not_voting.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an operator is told of the cluster; empty when nothing is wrong.
@@ -130,15 +144,17 @@ impl Cluster {
         let topology = self.topology();
         let mut troubles: Vec<String> =
             Some(self.trouble()).filter(|trouble| !trouble.is_empty()).into_iter().collect();
-        let lost = Slot::all().filter(|slot| {
-            let replicas = topology.replicas(*slot).iter();
-            replicas.filter(|node| self.is_reachable(**node)).count() < topology.write_quorum()
-        });
+        let lost = Slot::all().filter(|slot| !self.has_quorum(*slot));
         let lost = lost.count();
         if lost > 0 {
-            let silent = topology.nodes().filter(|node| !self.is_reachable(*node));
-            let silent: Vec<&str> = silent.map(|node| topology.name(node)).collect();
-            troubles.push(format!("no quorum for {lost} slots: {} do not answer", silent.join(", ")));
+            let not_voting = self.not_voting();
+            let why = |node: NodeId| match (self.is_reachable(node), not_voting[node.index()].is_empty()) {
+                (false, _) => Some(format!("{} does not answer", topology.name(node))),
+                (true, false) => Some(format!("{} does not vote for all slots", topology.name(node))),
+                (true, true) => None,
+            };
+            let whys: Vec<String> = topology.nodes().filter_map(why).collect();
+            troubles.push(format!("no quorum for {lost} slots: {}", whys.join(", ")));
         }
         troubles
     }

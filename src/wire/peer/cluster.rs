@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Held, Identity, Member};
+use crate::base::slot_set::SlotSet;
 
 /// What a cluster is made of, recorded on every disk when it is formed; a node whose config says otherwise is refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,6 +48,8 @@ pub struct Introduction {
     pub disks: Vec<Identity>,
     /// The disks of all nodes, in the order of the nodes, once the cluster is formed.
     pub members: Option<Vec<Disks>>,
+    /// Slots for which it does not vote now: they recover, or are out of service.
+    pub not_voting: Box<SlotSet>,
 }
 
 /// What a node asks another about the cluster.

@@ -71,7 +71,7 @@ async fn settle(
     in_doubt: &InDoubt,
 ) -> Result<Outcome> {
     let group = cluster.group(slot)?;
-    let worth = cluster.worth_asking(&group);
+    let worth = cluster.worth_asking(slot, &group);
     let outcome = drive(core, cluster, worth, Settle::new(group, path, in_doubt, 0)).await;
     let attempt = in_doubt.attempt;
     tracing::debug!(%slot, blob = %attempt.blob_id, ballot = attempt.ballot, ?outcome, "a try in doubt");

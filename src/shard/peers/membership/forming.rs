@@ -111,7 +111,7 @@ mod tests {
             write_quorum: 2,
             slots: 2048,
         };
-        Introduction { charter, disks: vec![identity], members: None }
+        Introduction { charter, disks: vec![identity], members: None, not_voting: Box::default() }
     }
 
     fn member(node: u8, generation: u32, identity: u128) -> Member {

@@ -233,9 +233,11 @@ impl Membership {
     }
 
     /// Of this node, for others.
-    fn introduction(&self) -> Introduction {
+    fn introduction(&self, slots: &Slots) -> Introduction {
         let members = self.roster.is_formed().then(|| Vec::clone(&self.roster.disks()));
-        Introduction { charter: self.charter.clone(), disks: self.identities(), members }
+        let mut not_voting = Box::<SlotSet>::default();
+        self.mine().filter(|slot| !slots.votes(*slot)).for_each(|slot| not_voting.insert(slot));
+        Introduction { charter: self.charter.clone(), disks: self.identities(), members, not_voting }
     }
 }
 
@@ -362,7 +364,7 @@ pub(super) async fn answer(
     question: Question,
 ) -> Answer {
     let answered = match question {
-        Question::Hello => Ok(Answer::Introduction(cluster.membership.introduction())),
+        Question::Hello => Ok(Answer::Introduction(cluster.membership.introduction(&core.node.slots))),
         Question::Admit { disk, member } => admit(cluster, from, disk as usize, member).await,
         Question::Rows { slot, member, after } => {
             handover::hand_over(core, cluster, from, slot, member, after).await

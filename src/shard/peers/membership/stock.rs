@@ -49,6 +49,7 @@ async fn listen_to(core: Rc<Core>, cluster: Arc<Cluster>, node: NodeId, heard: T
             Ok(Answer::Introduction(said)) => {
                 let is_ours = said.charter == *cluster.membership.charter();
                 let is_one_of_us = is_ours && said.members.is_some();
+                cluster.set_not_voting(node, *said.not_voting);
                 cluster.set_reachable(node, is_one_of_us);
                 // It is about to be: who is ready counts on it.
                 let pause = if is_ours && !is_one_of_us { HEARTBEAT / 8 } else { HEARTBEAT };
@@ -120,7 +121,7 @@ impl Stock {
     }
 
     async fn form(&self) {
-        let mine = self.membership().introduction();
+        let mine = self.membership().introduction(&self.core.node.slots);
         let next = forming::next(self.cluster.topology(), &mine, &self.heard.borrow());
         let Next::Found(members) = next else { return };
         let (cluster, slots) = (Arc::clone(&self.cluster), Arc::clone(&self.core.node.slots));
@@ -260,7 +261,7 @@ impl Stock {
     fn troubles(&self) -> Vec<String> {
         let (membership, topology) = (self.membership(), self.cluster.topology());
         if !self.cluster.roster.is_formed() {
-            let mine = membership.introduction();
+            let mine = membership.introduction(&self.core.node.slots);
             return match forming::next(topology, &mine, &self.heard.borrow()) {
                 Next::Wait(why) => vec![format!("the cluster is not formed: {why}")],
                 Next::Found(_) => vec!["the cluster is being formed".to_owned()],
