@@ -28,6 +28,42 @@ enum Command {
     /// Have a node compare its replicas with those of all other nodes and fetch what it lacks; 1 if a node did not answer or
     /// something is still lacking
     Sync(Ask),
+    /// Have a node move the chunks of a blob to its archive, where they stay readable; 1 if one of them stays here that should not
+    Archive(Archive),
+    /// Have a node bring the chunks of a blob back from its archive; 1 if one of them does not come back
+    Restore(Restore),
+}
+
+/// What goes to the archive.
+#[derive(Args)]
+struct Archive {
+    /// The blob
+    #[arg(value_name = "PATH", required_unless_present = "status")]
+    path: Option<String>,
+    /// Which of its versions; default: the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    version: Option<u64>,
+    /// Tell how the archive is and what is being moved; 1 if it fails
+    #[arg(long, conflicts_with_all = ["path", "version"])]
+    status: bool,
+    #[command(flatten)]
+    ask: Ask,
+}
+
+/// What comes back from there.
+#[derive(Args)]
+struct Restore {
+    /// The blob
+    #[arg(value_name = "PATH")]
+    path: String,
+    /// Which of its versions; default: the newest
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    version: Option<u64>,
+    /// Bring the newest versions of all paths back that begin with PATH
+    #[arg(long, conflicts_with = "version")]
+    prefix: bool,
+    #[command(flatten)]
+    ask: Ask,
 }
 
 /// Of what a node is asked to do.
@@ -67,8 +103,22 @@ struct Serve {
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(options) => serve(options),
-        Command::Scrub(options) => ask(Operation::Scrub, &options),
-        Command::Sync(options) => ask(Operation::Sync, &options),
+        Command::Scrub(options) => ask(&Operation::Scrub, &options),
+        Command::Sync(options) => ask(&Operation::Sync, &options),
+        Command::Archive(options) => {
+            let Archive { path, version, ask: options, .. } = options;
+            let archive = |path| Operation::Archive { path, version };
+            ask(&path.map_or(Operation::ArchiveStatus, archive), &options)
+        }
+        Command::Restore(options) => {
+            let Restore { path, version, prefix, ask: options } = options;
+            let operation = if prefix {
+                Operation::RestorePrefix { prefix: path }
+            } else {
+                Operation::Restore { path, version }
+            };
+            ask(&operation, &options)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,7 +130,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn ask(operation: Operation, options: &Ask) -> Result<(), String> {
+fn ask(operation: &Operation, options: &Ask) -> Result<(), String> {
     let report = operation::ask(operation, &options.admin)?;
     let line = if options.json { report.json.to_string() } else { report.line.clone() };
     writeln!(io::stdout(), "{line}").map_err(|error| format!("cannot write the report: {error}"))?;

@@ -3,6 +3,7 @@
 //! `rfc/` says how it is built and why; each module says what it is for.
 
 pub mod antientropy;
+pub mod archive;
 pub mod background;
 pub mod base;
 pub mod chunk;

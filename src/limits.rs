@@ -432,8 +432,8 @@ pub const REPAIR_ANSWER_TIME: Duration = Duration::from_secs(5);
 pub const REPAIR_FETCH_TIME: Duration = Duration::from_secs(10);
 /// Time that a read waits for bytes that are damaged here, from all replicas together.
 pub const READ_REPAIR_TIME: Duration = Duration::from_secs(25);
-/// Such bytes that one core's reads hold.
-pub const RESCUES_HELD: usize = 32 << 20;
+/// Such bytes that one core's reads hold, and those that the archive sends.
+pub const RESCUES_HELD: usize = 64 << 20;
 /// How often the sweeper looks for chunks to drop, at most.
 pub const SWEEP_TICK: Duration = Duration::from_mins(1);
 /// Pause between the databases that are read after the start.
@@ -490,6 +490,65 @@ pub const VACUUM_PAGES: u32 = 16 << 10;
 pub const SPACE_INTERVAL: Duration = Duration::from_millis(200);
 /// Ballast file of a disk, given up when a delete finds no space; on a small disk 2%.
 pub const BALLAST: u64 = 16 << 20;
+
+// The archive.
+
+/// Length of a bucket's name.
+pub const BUCKET_MAX: usize = 63;
+/// Bytes of what the keys of objects begin with.
+pub const PREFIX_MAX: usize = 256;
+/// Chunks that a config may have go up at once.
+pub const ARCHIVE_UPLOADS_MAX: usize = 64;
+/// Bytes of a file of credentials.
+pub const ARCHIVE_CREDENTIALS_MAX: u64 = 16 << 10;
+/// Time after which credentials that the store refuses are read again.
+pub const ARCHIVE_CREDENTIALS_PAUSE: Duration = Duration::from_secs(10);
+/// Characters of what the store said that a message tells.
+pub const ARCHIVE_SAID_MAX: usize = 300;
+/// Time for a connection to the store.
+pub const ARCHIVE_CONNECT: Duration = Duration::from_secs(5);
+/// Time for the head of an answer, with the connecting.
+pub const ARCHIVE_HEAD_TIME: Duration = Duration::from_secs(10);
+/// Time that the body of an answer may stand still.
+pub const ARCHIVE_IDLE_TIME: Duration = Duration::from_secs(10);
+/// Time for one object to go up.
+pub const ARCHIVE_PUT_TIME: Duration = Duration::from_mins(10);
+/// Time that a read waits for bytes of an object, all tries together.
+pub const ARCHIVE_READ_TIME: Duration = Duration::from_secs(30);
+/// Tries of one request.
+pub const ARCHIVE_TRIES: u32 = 3;
+/// Pause before another try; it grows with the tries.
+pub const ARCHIVE_RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// Pause of background work once the store has failed; it doubles for as long as it fails.
+pub const ARCHIVE_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// The longest.
+pub const ARCHIVE_PAUSE_MAX: Duration = Duration::from_mins(1);
+/// Ranges of objects that wait to be fetched.
+pub const ARCHIVE_QUEUE: usize = 256;
+/// Those that are fetched at once.
+pub const ARCHIVE_FETCHES: usize = 32;
+/// Operations that operators have asked for, waiting or under way.
+pub const ARCHIVE_OPERATIONS: usize = 8;
+/// Chunks that are brought back at once.
+pub const ARCHIVE_RESTORES: usize = 4;
+/// Chunks of an operation whose failures its report tells.
+pub const ARCHIVE_FAILED_SHOWN: usize = 16;
+/// Bytes of a chunk that are read, compared and sent at a time.
+pub const ARCHIVE_SOURCE_PIECE: usize = 2 << 20;
+/// Bytes of an archived chunk that one response asks for ahead of what it sends.
+pub const READ_AHEAD_AWAY: u64 = 16 << 20;
+/// Reads of an archived chunk within [`ARCHIVE_HOT_TIME`] that have it brought back.
+pub const ARCHIVE_HOT: u32 = 3;
+/// See above.
+pub const ARCHIVE_HOT_TIME: Duration = Duration::from_hours(1);
+/// Archived chunks whose reads one core counts.
+pub const ARCHIVE_HEAT_CHUNKS: usize = 4096;
+/// Percent of a disk in use from which on reads bring nothing back.
+pub const ARCHIVE_HEAT_DISK: u64 = 75;
+/// Objects without a row that are asked for at a time.
+pub const LEFTOVERS_PAGE: usize = 256;
+/// Pause before objects that could not be deleted are tried again.
+pub const LEFTOVERS_PAUSE: Duration = Duration::from_mins(1);
 
 const _: () = {
     assert!(
@@ -550,5 +609,15 @@ const _: () = {
     assert!(PART_SIZE / GRANULE_SIZE * 4 <= 4096, "a row of checksums is at most 4 KiB");
     assert!(CHUNK_SIZE.is_multiple_of(BUFFER_MAX as u64), "a whole chunk is filled by whole buffers");
     assert!(STORED_HEADERS_MAX < HEADERS_MAX, "what is stored came in a header section");
+    assert!(READ_AHEAD_AWAY * 4 <= RESCUES_HELD as u64, "several reads of archived chunks go ahead at once");
+    assert!(
+        ARCHIVE_HEAD_TIME.as_secs() + ARCHIVE_IDLE_TIME.as_secs() < ARCHIVE_READ_TIME.as_secs(),
+        "a read can try again"
+    );
+    assert!(PREFIX_MAX + 64 <= 1024, "a key has the length that stores take");
+    assert!(
+        (ARCHIVE_SOURCE_PIECE as u64).is_multiple_of(GRANULE_SIZE),
+        "what is sent at a time is compared by whole granules"
+    );
     assert!(BLOB_MAX / CHUNK_SIZE * 32 <= 16 << 20, "the chunk ids of the largest blob fit 16 MiB");
 };

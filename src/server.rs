@@ -38,6 +38,7 @@ use crate::meta::schema::Durability;
 use crate::meta::slots::State;
 use crate::meta::writer::{Rules, Writers};
 use crate::metrics::Metrics;
+use crate::shard::archive::desk::Desk;
 use crate::shard::core;
 use crate::shard::node::Node;
 use crate::shard::peers::cluster::Cluster;
@@ -103,6 +104,7 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         public,
         member,
         Settings { interval, rate, quarantine },
+        config.archive.clone(),
     )
     .map_err(|error| format!("cannot start the background thread: {error}"))?;
     let (stop, stopping) = async_channel::bounded(1);
@@ -236,6 +238,8 @@ fn compose(
         Readers::start(&slots, &writers, &ballast, shares.readers, roster.as_ref(), cores)
             .map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
+    let archive = config.archive.as_ref().map(|_| Arc::new(Desk::new(cores)));
+    let has_replicas = cluster.as_ref().is_some_and(|it| it.topology().replica_count() > 1);
     let node = Node {
         run_id,
         slots,
@@ -246,13 +250,14 @@ fn compose(
         registry,
         send,
         live: LiveUploads::default(),
-        damages: Damages::new(cores, cluster.as_ref().is_none_or(|it| it.topology().replica_count() == 1)),
+        damages: Damages::new(cores, !has_replicas && archive.is_none()),
         metrics: Metrics::default(),
         synced: durability == Durability::Full,
         tombstone_grace: config.storage.tombstone_grace,
         placement: Placement::new(cores, shares.connections),
         open_chunks: shares.chunks,
         cluster,
+        archive,
         keep_versions: config.storage.keep_versions,
         stopping: AtomicBool::new(false),
         disks: disks.into_iter().map(Arc::new).collect(),

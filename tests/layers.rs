@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 19] = [
+const MAY_NAME: [(&str, &[&str]); 20] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
@@ -16,6 +16,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
     ("meta", &["base", "limits", "wire", "io", "replication", "antientropy"]),
     ("chunk", &["base", "limits", "wire", "io"]),
     ("registry", &["base", "limits"]),
+    ("archive", &["base", "limits"]),
     ("tls", &["base", "limits"]),
     (
         "shard",
@@ -30,11 +31,15 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
             "chunk",
             "metrics",
             "registry",
+            "archive",
             "tls",
         ],
     ),
-    ("background", &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "registry", "shard"]),
-    ("config", &["base", "limits", "io", "meta", "registry"]),
+    (
+        "background",
+        &["base", "limits", "wire", "io", "meta", "chunk", "metrics", "registry", "archive", "shard"],
+    ),
+    ("config", &["base", "limits", "io", "meta", "registry", "archive"]),
     ("compat", &["base", "meta"]),
     (
         "server",
@@ -47,6 +52,7 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
             "chunk",
             "metrics",
             "registry",
+            "archive",
             "tls",
             "shard",
             "background",
@@ -59,10 +65,10 @@ const MAY_NAME: [(&str, &[&str]); 19] = [
 ];
 
 /// Crates that only some modules may name.
-const CRATES: [(&str, &[&str]); 11] = [
+const CRATES: [(&str, &[&str]); 15] = [
     ("rusqlite", &["meta"]),
     ("monoio", &["io", "shard"]),
-    ("tokio", &["background", "client", "registry", "tls"]),
+    ("tokio", &["archive", "background", "client", "registry", "tls"]),
     ("tokio_uring", &["background"]),
     ("redis", &["registry"]),
     ("hyper", &["client", "registry"]),
@@ -71,6 +77,19 @@ const CRATES: [(&str, &[&str]); 11] = [
     ("rustls", &["tls"]),
     ("httparse", &["wire"]),
     ("io_uring", &["io"]),
+    ("aws_sdk_s3", &["archive"]),
+    ("aws_smithy_http_client", &["archive"]),
+    ("aws_smithy_types", &["archive"]),
+    ("http_body", &["archive"]),
+];
+
+/// Crates that only one file of a module may name.
+const FILES: [(&str, &str); 5] = [
+    ("aws_sdk_s3", "archive/target.rs"),
+    ("aws_smithy_http_client", "archive/target.rs"),
+    ("aws_smithy_types", "archive/target.rs"),
+    ("http_body", "archive/target.rs"),
+    ("tokio", "archive/target.rs"),
 ];
 
 #[expect(clippy::unwrap_used, reason = "a helper of tests")]
@@ -131,6 +150,12 @@ fn layers_hold() {
             for (name, modules) in CRATES {
                 if names_crate(line, name) && !modules.contains(&module.as_str()) {
                     wrong.push(format!("{place}: {module} names {name}"));
+                }
+            }
+            for (name, only) in FILES {
+                let within = Path::new(only).starts_with(&module);
+                if names_crate(line, name) && within && relative != Path::new(only) {
+                    wrong.push(format!("{place}: {name} is named outside {only}"));
                 }
             }
         }

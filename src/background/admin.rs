@@ -16,7 +16,8 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_uring::net::TcpStream;
 
-use super::operations::{Operation, Operations};
+use super::archive::Asker;
+use super::operations::{Operation, Operations, no_archive};
 use super::overview::Overview;
 use super::scrub::Ask;
 use crate::base::clock::Timestamp;
@@ -48,9 +49,15 @@ struct Page {
 }
 
 /// Serves for as long as the node runs.
-pub(super) async fn serve(node: Arc<Node>, listener: TcpListener, overview: Overview, scrub: Ask) {
+pub(super) async fn serve(
+    node: Arc<Node>,
+    listener: TcpListener,
+    overview: Overview,
+    scrub: Ask,
+    archive: Option<Asker>,
+) {
     let metrics = node.metrics.registry();
-    let operations = Operations::new(Arc::clone(&node), scrub);
+    let operations = Operations::new(Arc::clone(&node), scrub, archive);
     let admin = Rc::new(Admin { node, overview, operations, metrics });
     let listener = tokio_uring::net::TcpListener::from_std(listener);
     let places = Arc::new(Semaphore::new(ADMIN_CONNECTIONS));
@@ -79,9 +86,10 @@ impl Admin {
             // Shut, so that a read that is still under way lets go of the descriptor.
             Ok(None) | Err(_) => return drop(stream.shutdown(Shutdown::Both)),
         };
-        match operation(&head) {
-            Some(operation) => self.operate(&stream, operation).await,
-            None => finish(&stream, self.page(&head)).await,
+        match self.operation(&head) {
+            Ok(Some(operation)) => self.operate(&stream, operation).await,
+            Ok(None) => finish(&stream, self.page(&head)).await,
+            Err(error) => finish(&stream, error_page(&error)).await,
         }
     }
 
@@ -106,10 +114,7 @@ impl Admin {
         let Target::Origin { path, .. } = &head.target else {
             return error_page(&Error::new(Code::BadRequest, "name a page"));
         };
-        if path.starts_with("/archive/") || path.starts_with("/restore/") {
-            return error_page(&Error::new(Code::NotImplemented, "this release has no such operation"));
-        }
-        if Operation::at(path).is_some() {
+        if is_operation(path) {
             return not_allowed(ASK);
         }
         if !matches!(head.method, Method::Get | Method::Head) {
@@ -121,11 +126,13 @@ impl Admin {
             "/readyz" => self.ready(),
             "/nodes" => json_page(200, &self.overview.nodes()),
             "/slots" => json_page(200, &self.overview.slots()),
+            "/archive" => self.archive(),
             other => match other.strip_prefix("/slots/").and_then(|id| id.parse().ok()).and_then(Slot::new) {
                 Some(slot) => json_page(200, &self.overview.slot(slot)),
                 None => error_page(&Error::new(
                     Code::BlobNotFound,
-                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, POST /scrub and POST /sync",
+                    "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, /archive, POST /scrub, \
+                     POST /sync, POST /archive/{path} and POST /restore/{path}",
                 )),
             },
         };
@@ -133,6 +140,23 @@ impl Admin {
             page.body.clear();
         }
         page
+    }
+
+    /// The operation that a request asks for.
+    ///
+    /// # Errors
+    /// Why it cannot be asked for.
+    fn operation(&self, head: &Head) -> Result<Option<Operation>, Error> {
+        let Target::Origin { path, query } = &head.target else { return Ok(None) };
+        if is_of_archive(path) && self.operations.archive().is_none() {
+            return Err(no_archive());
+        }
+        if head.method == Method::Post { Operation::at(path, query.as_deref()) } else { Ok(None) }
+    }
+
+    fn archive(&self) -> Page {
+        let status = self.operations.archive().map(Asker::status);
+        status.map_or_else(|| error_page(&no_archive()), |status| json_page(200, &status))
     }
 
     fn metrics(&self) -> Page {
@@ -147,6 +171,8 @@ impl Admin {
         }
         self.overview.count(&node.metrics);
         node.metrics.damaged.set(node.damages.count().cast_signed() as i64);
+        let failing = node.archive.as_ref().is_some_and(|desk| desk.health.failing().is_some());
+        node.metrics.archive.failing.set(i64::from(failing));
         super::disks::count(node);
         node.metrics.cache_bytes.set(node.cache.weight().cast_signed());
         node.metrics.cache_read.inner().store(node.cache.loaded(), Ordering::Relaxed);
@@ -205,12 +231,14 @@ fn not_allowed(allow: &'static str) -> Page {
     Page { allow: Some(allow), ..error_page(&error) }
 }
 
-/// The operation that a request asks for.
-fn operation(head: &Head) -> Option<Operation> {
-    match &head.target {
-        Target::Origin { path, .. } if head.method == Method::Post => Operation::at(path),
-        _ => None,
-    }
+/// Whether a page has to do with the archive.
+fn is_of_archive(path: &str) -> bool {
+    path == "/archive" || path.starts_with("/archive/") || path.starts_with("/restore/")
+}
+
+/// Whether a page is an operation, which is asked for and not read.
+fn is_operation(path: &str) -> bool {
+    matches!(path, "/scrub" | "/sync") || path != "/archive" && is_of_archive(path)
 }
 
 /// Sends the answer, and that nothing follows.

@@ -1,7 +1,8 @@
-//! The background plane: a thread with a tokio-uring runtime for the admin listener, the sweeper and the registry, and another one
-//! for the scrub.
+//! The background plane: a thread with a tokio-uring runtime for the admin listener, the sweeper and the registry, another one for
+//! the scrub, and one that talks to the archive, if there is one.
 
 mod admin;
+mod archive;
 mod disks;
 mod health;
 mod operations;
@@ -29,12 +30,14 @@ pub struct Background {
     thread: JoinHandle<()>,
     /// Ends when the other one has, which asks it.
     scrub: JoinHandle<()>,
+    /// Ends when the first one has, too.
+    archive: Option<JoinHandle<()>>,
 }
 
 /// Starts the background threads.
 ///
 /// # Errors
-/// When a thread cannot be started.
+/// When a thread cannot be started, or there is nothing that the archive could be asked with.
 pub fn start(
     node: Arc<Node>,
     listener: TcpListener,
@@ -42,13 +45,16 @@ pub fn start(
     public: SocketAddr,
     member: Option<Member>,
     scrub: Settings,
+    archive: Option<crate::archive::settings::Settings>,
 ) -> io::Result<Background> {
     let (stop, stopped) = oneshot::channel();
     let (ask_scrub, scrub) = scrub::start(Arc::clone(&node), scrub)?;
+    let archive = archive.map(|settings| archive::start(Arc::clone(&node), settings)).transpose()?;
+    let (ask_archive, archive) = archive.unzip();
     let run = move || {
         tokio_uring::start(async move {
             let overview = Overview::new(Arc::clone(&node), name, public, member.as_ref());
-            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview, ask_scrub));
+            tokio_uring::spawn(admin::serve(Arc::clone(&node), listener, overview, ask_scrub, ask_archive));
             disks::watch(&node);
             tokio_uring::spawn(sweeper::run(Arc::clone(&node)));
             let (leave, leaving) = oneshot::channel();
@@ -67,14 +73,14 @@ pub fn start(
         });
     };
     let thread = thread::Builder::new().name("background".to_owned()).spawn(run)?;
-    Ok(Background { stop, thread, scrub })
+    Ok(Background { stop, thread, scrub, archive })
 }
 
 impl Background {
     /// Ends it.
     pub fn stop(self) {
         let _ = self.stop.send(());
-        for thread in [self.thread, self.scrub] {
+        for thread in [self.thread, self.scrub].into_iter().chain(self.archive) {
             if thread.join().is_err() {
                 tracing::error!("a background thread ended in a panic");
             }

@@ -143,6 +143,10 @@ async fn drop_chunks(node: &Arc<Node>, slot: Slot, until: Timestamp) -> Result<(
         let count = rows.len();
         node.writers.dropped(slot, rows).await?;
         node.metrics.versions_dropped.inc_by(count as u64);
+        if let Some(desk) = &node.archive {
+            // What they had in the archive is named by nothing any more.
+            desk.note_leftovers(slot);
+        }
         if count < DROP_BATCH {
             return Ok(());
         }

@@ -39,7 +39,21 @@ pub enum ReadError {
         /// Offset in the chunk.
         at: u64,
     },
+    /// The bytes are kept elsewhere, and cannot be had from there now.
+    #[error("chunk {chunk} of blob {blob} is not on this node: {why}")]
+    Away {
+        /// The chunk.
+        chunk: String,
+        /// The blob.
+        blob: BlobId,
+        /// What keeps it from being had.
+        why: String,
+    },
 }
+
+/// Bytes from elsewhere; else why they cannot be had from where they are kept, or none if they should be here and nobody else
+/// has them.
+pub type Rescued = Result<Vec<u8>, Option<String>>;
 
 /// Where the parts of one blob are read from.
 #[derive(Clone, Copy)]
@@ -101,17 +115,17 @@ pub fn peek(cache: &BlockCache, blob: BlobId, piece: &Range<u64>) -> Option<Bloc
 
 impl Source<'_> {
     /// A piece of the blob, which lies in `part`: from the cache, else the granules it touches are read. Those that are
-    /// damaged come from `rescue`, which is asked for a stretch of them by its place in the blob and its checksums.
+    /// damaged, or not here, come from `rescue`, which is asked for a stretch of them by its place in the blob and its checksums.
     ///
     /// # Errors
-    /// When the file cannot be read or is damaged, and there was no rescue.
+    /// When the file cannot be read or is damaged, and there was no rescue; `Away` when it is not meant to be here.
     pub async fn read(
         &self,
         cache: &BlockCache,
         files: &OpenFiles,
         part: &Part,
         piece: Range<u64>,
-        rescue: impl AsyncFn(&ReadError, Range<u64>, &[u32]) -> Option<Vec<u8>>,
+        rescue: impl AsyncFn(&ReadError, Range<u64>, &[u32]) -> Rescued,
     ) -> Result<BlockSlice, ReadError> {
         let place = match places(self.blob.to_u128(), &piece) {
             (whole, Some(small)) if !cache.has(whole.size, &whole.key) => small,
@@ -128,7 +142,7 @@ impl Source<'_> {
         part: &Part,
         start: u64,
         loading: Loading,
-        rescue: &impl AsyncFn(&ReadError, Range<u64>, &[u32]) -> Option<Vec<u8>>,
+        rescue: &impl AsyncFn(&ReadError, Range<u64>, &[u32]) -> Rescued,
     ) -> Result<(), ReadError> {
         let at = start + loading.range().start as u64;
         let number = at / CHUNK_SIZE;
@@ -160,8 +174,13 @@ impl Source<'_> {
         for run in bad {
             let bytes = run.start * GRANULE_SIZE as usize..len.min(run.end * GRANULE_SIZE as usize);
             let range = at + bytes.start as u64..at + bytes.end as u64;
-            let Some(good) = rescue(&failure, range, sums.get(run).unwrap_or_default()).await else {
-                return Err(failure);
+            let good = match rescue(&failure, range, sums.get(run).unwrap_or_default()).await {
+                Ok(good) => good,
+                Err(None) => return Err(failure),
+                Err(Some(why)) => {
+                    let chunk = part.chunk.to_string();
+                    return Err(ReadError::Away { chunk, blob: self.blob, why });
+                }
             };
             loading.overwrite(bytes.start, &good);
         }

@@ -1,8 +1,8 @@
-//! One POST over HTTP/1.1 to a node's admin listener, on a connection of its own; the answer is JSON, and bounded.
+//! One request over HTTP/1.1 to a node's admin listener, on a connection of its own; the answer is JSON, and bounded.
 
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Request, StatusCode, Uri, header};
+use hyper::{Method, Request, StatusCode, Uri, header};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -37,15 +37,15 @@ pub(super) fn authority(url: &str) -> Result<String, String> {
 ///
 /// # Errors
 /// Why there is no answer.
-pub(super) async fn post(authority: &str, path: &str) -> Result<Answer, String> {
+pub(super) async fn ask(method: Method, authority: &str, path: &str) -> Result<Answer, String> {
     let connecting = timeout(ADMIN_CONNECT, TcpStream::connect(authority)).await;
     let connected = connecting.map_err(|_| "it does not answer".to_owned())?;
     let stream = connected.map_err(|error| error.to_string())?;
-    let asking = timeout(OPERATION_TIME, exchange(stream, authority, path)).await;
+    let asking = timeout(OPERATION_TIME, exchange(stream, method, authority, path)).await;
     asking.map_err(|_| "no answer came in time".to_owned())?
 }
 
-async fn exchange(stream: TcpStream, authority: &str, path: &str) -> Result<Answer, String> {
+async fn exchange(stream: TcpStream, method: Method, authority: &str, path: &str) -> Result<Answer, String> {
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(ANSWER_HEAD_MAX)
         .handshake(TokioIo::new(stream))
@@ -54,7 +54,9 @@ async fn exchange(stream: TcpStream, authority: &str, path: &str) -> Result<Answ
     // Ends with this function, however that ends.
     let mut driving = JoinSet::new();
     driving.spawn(connection);
-    let question = Request::post(path)
+    let question = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, authority)
         .header(header::CONTENT_LENGTH, 0)
         .body(Empty::<Bytes>::new())

@@ -1,4 +1,5 @@
 //! What the command line asks of a running node.
 
+mod archive;
 mod http;
 pub mod operation;

@@ -2,17 +2,44 @@
 
 use std::fmt::Write as _;
 
+use hyper::Method;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
+use super::archive;
 use super::http::{self, Answer};
 
+/// What stands in a path as it is.
+const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// What a node can be asked to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
     /// Read every chunk, compare it with its hash, and repair what is damaged.
     Scrub,
     /// Compare all replicas with those of the other nodes, and fetch what is lacking.
     Sync,
+    /// Move the chunks of a version to the archive.
+    Archive {
+        /// Its path.
+        path: String,
+        /// Which; none: the newest.
+        version: Option<u64>,
+    },
+    /// Tell how the archive is, and what is being moved.
+    ArchiveStatus,
+    /// Bring the chunks of a version back.
+    Restore {
+        /// Its path.
+        path: String,
+        /// Which; none: the newest.
+        version: Option<u64>,
+    },
+    /// Bring the chunks of the newest versions back whose paths begin so.
+    RestorePrefix {
+        /// What they begin with.
+        prefix: String,
+    },
 }
 
 /// What came of it.
@@ -27,17 +54,39 @@ pub struct Report {
 }
 
 impl Operation {
-    const fn name(self) -> &'static str {
+    const fn name(&self) -> &'static str {
         match self {
             Self::Scrub => "scrub",
             Self::Sync => "sync",
+            Self::Archive { .. } | Self::ArchiveStatus => "archive",
+            Self::Restore { .. } | Self::RestorePrefix { .. } => "restore",
         }
     }
 
-    fn describe(self, report: &Value) -> String {
+    /// How it is asked for.
+    fn request(&self) -> (Method, String) {
+        let name = self.name();
+        let of_version = |path: &str, version: Option<u64>| {
+            let query = version.map_or_else(String::new, |version| format!("?version={version}"));
+            format!("/{name}/{}{query}", utf8_percent_encode(path, &PLAIN))
+        };
+        match self {
+            Self::Scrub | Self::Sync => (Method::POST, format!("/{name}")),
+            Self::ArchiveStatus => (Method::GET, format!("/{name}")),
+            Self::Archive { path, version } | Self::Restore { path, version } => {
+                (Method::POST, of_version(path, *version))
+            }
+            Self::RestorePrefix { prefix } => (Method::POST, format!("{}?prefix", of_version(prefix, None))),
+        }
+    }
+
+    fn describe(&self, report: &Value) -> String {
         match self {
             Self::Scrub => scrubbed(report),
             Self::Sync => synced(report),
+            Self::Archive { .. } => archive::archived(report),
+            Self::ArchiveStatus => archive::status(report),
+            Self::Restore { .. } | Self::RestorePrefix { .. } => archive::restored(report),
         }
     }
 }
@@ -46,18 +95,19 @@ impl Operation {
 ///
 /// # Errors
 /// One line: the thing, the cause, the way out.
-pub fn ask(operation: Operation, admin: &str) -> Result<Report, String> {
+pub fn ask(operation: &Operation, admin: &str) -> Result<Report, String> {
     let name = operation.name();
     let authority = http::authority(admin).map_err(|error| format!("{name}: {error}"))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("{name}: cannot start: {error}"))?;
-    let Answer { status, body } =
-        runtime.block_on(http::post(&authority, &format!("/{name}"))).map_err(|error| {
-            format!(
-                "{name}: the node's admin listener at {admin} cannot be asked: {error}: start the node, or name its \
-                 admin listener with --admin URL or AMBERBLOB_ADMIN"
-            )
-        })?;
+    let (method, path) = operation.request();
+    let answer = runtime.block_on(http::ask(method, &authority, &path));
+    let Answer { status, body } = answer.map_err(|error| {
+        format!(
+            "{name}: the node's admin listener at {admin} cannot be asked: {error}: start the node, or name its \
+             admin listener with --admin URL or AMBERBLOB_ADMIN"
+        )
+    })?;
     // A report that is no success is still one.
     if !status.is_success() && body.get("good").is_none() {
         let message = body.pointer("/error/message").and_then(Value::as_str).unwrap_or("see the node's log");
@@ -119,4 +169,37 @@ fn scrubbed(report: &Value) -> String {
         let _ = write!(line, "; {} slots could not be checked", number("unchecked"));
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_operation_is_asked_for_by_its_page() {
+        let path = "a/b c?é".to_owned();
+        let encoded = "a/b%20c%3F%C3%A9";
+        for (operation, method, target) in [
+            (Operation::Scrub, Method::POST, "/scrub".to_owned()),
+            (Operation::ArchiveStatus, Method::GET, "/archive".to_owned()),
+            (
+                Operation::Archive { path: path.clone(), version: None },
+                Method::POST,
+                format!("/archive/{encoded}"),
+            ),
+            (
+                Operation::Restore { path: path.clone(), version: Some(7) },
+                Method::POST,
+                format!("/restore/{encoded}?version=7"),
+            ),
+            (
+                Operation::RestorePrefix { prefix: path.clone() },
+                Method::POST,
+                format!("/restore/{encoded}?prefix"),
+            ),
+            (Operation::RestorePrefix { prefix: String::new() }, Method::POST, "/restore/?prefix".to_owned()),
+        ] {
+            assert_eq!(operation.request(), (method, target), "{operation:?}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! Unknown keys are refused with the nearest known name. A value is checked where it is read, so that a wrong one is
 //! found at the start. One file can serve all nodes of a cluster: see `source`.
 
+mod archive;
 mod cluster;
 mod registry;
 mod source;
@@ -14,11 +15,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
-use toml::Table;
 
 pub use self::cluster::{Cluster, Tls};
 use self::source::{Said, one_line};
 pub use self::values::CacheSize;
+use crate::archive::settings::Settings as Archive;
 use crate::io::send_mode::Mode;
 use crate::limits::SYNC_INTERVAL_MIN;
 use crate::meta::schema::Durability;
@@ -43,6 +44,8 @@ pub struct Config {
     pub registry: Settings,
     /// How replicas that differ become equal again.
     pub sync: Sync,
+    /// The store that chunks go to, if there is one.
+    pub archive: Option<Archive>,
 }
 
 /// The sections as they are written.
@@ -56,7 +59,7 @@ struct Sections {
     cluster: cluster::Section,
     registry: registry::Section,
     sync: Sync,
-    archive: Option<Table>,
+    archive: Option<archive::Section>,
 }
 
 /// Where a node listens.
@@ -186,17 +189,16 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
         node: Option<&str>,
     ) -> Result<Self, String> {
-        let Said { table, source, node } = source::gather(file, environment, node)?;
+        let environment: Vec<(String, String)> = environment.collect();
+        let variables = archive::Variables::of(&environment);
+        let Said { table, source, node } = source::gather(file, environment.into_iter(), node)?;
         let sections: Sections = table.try_into().map_err(|error| one_line(&format!("{source}: {error}")))?;
-        sections.check(node).map_err(|error| format!("{source}: {error}"))
+        sections.check(node, variables).map_err(|error| format!("{source}: {error}"))
     }
 }
 
 impl Sections {
-    fn check(self, current_node: String) -> Result<Config, String> {
-        if self.archive.is_some() {
-            return Err("[archive]: this release has no archive: leave the section out".to_owned());
-        }
+    fn check(self, current_node: String, variables: archive::Variables) -> Result<Config, String> {
         if self.scrub.interval.is_zero() {
             return Err(
                 "scrub.interval is 0: it is the time for one pass and the pause after it, like \"30d\""
@@ -214,8 +216,11 @@ impl Sections {
         }
         let registry = self.registry.check()?;
         let cluster = self.cluster.check(&current_node, &self.listen, registry.backend)?;
-        let Self { listen, network, storage, scrub, sync, .. } = self;
-        Ok(Config { current_node, listen, network, storage, scrub, cluster, registry, sync })
+        let Self { listen, network, storage, scrub, sync, archive, .. } = self;
+        let archive = archive
+            .map(|section| section.check(variables, cluster.as_ref(), storage.durability))
+            .transpose()?;
+        Ok(Config { current_node, listen, network, storage, scrub, cluster, registry, sync, archive })
     }
 }
 

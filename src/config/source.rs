@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is.
-const KEYS: [&str; 44] = [
+const KEYS: [&str; 46] = [
     "current_node",
     "listen.public",
     "listen.admin",
@@ -51,13 +51,26 @@ const KEYS: [&str; 44] = [
     "archive.region",
     "archive.endpoint",
     "archive.prefix",
-    "archive.after",
-    "archive.high_watermark",
+    "archive.path_style",
+    "archive.credentials",
+    "archive.rate",
+    "archive.uploads",
 ];
+/// Keys that a later release knows.
+const LATER: [&str; 2] = ["archive.after", "archive.high_watermark"];
 const ENVIRONMENT: &str = "AMBERBLOB_";
 /// Keys whose values are text whatever they look like.
-const TEXT: [&str; 5] =
-    ["current_node", "cluster__name", "registry__username", "registry__password", "registry__password_file"];
+const TEXT: [&str; 9] = [
+    "current_node",
+    "cluster__name",
+    "registry__username",
+    "registry__password",
+    "registry__password_file",
+    "archive__bucket",
+    "archive__region",
+    "archive__prefix",
+    "archive__credentials",
+];
 /// The node's name where nothing says another.
 const NAME: &str = "node-1";
 
@@ -138,6 +151,9 @@ fn check_keys(table: &Table, above: &str) -> Result<(), String> {
     for (key, value) in table {
         let path = format!("{above}{key}");
         let below = format!("{path}.");
+        if LATER.contains(&path.as_str()) {
+            return Err(format!("{path}: this release archives only what it is asked to: leave it out"));
+        }
         if !KEYS.iter().any(|known| *known == path || known.starts_with(&below)) {
             let distance = |known: &&&str| strsim::damerau_levenshtein(known, &path);
             let nearest = KEYS.iter().min_by_key(distance).copied().unwrap_or_default();

@@ -1,5 +1,7 @@
 //! Configs that are good, and what is said about those that are not.
 
+mod archive;
+
 use super::*;
 use crate::registry::record::Addresses;
 
@@ -104,7 +106,7 @@ fn mistakes_are_named() {
         ("[sync]\nintervall = \"1m\"", "did you mean 'sync.interval'"),
         ("[sync]\ninterval = \"1ms\"", "at most every 100ms"),
         ("[sync]\nrate = \"25%\"", "'25%' is no size: write it like \"100MiB\", or \"0\""),
-        ("[archive]\nbucket = \"b\"", "no archive"),
+        ("[archive]\nbuckets = \"b\"", "did you mean 'archive.bucket'"),
         ("[[cluster.nodes]]\nnam = \"a\"", "did you mean 'cluster.nodes.name'"),
         ("listen = 3", "listen"),
         ("[listen]\npublic = \"here\"", "public"),

@@ -4,9 +4,9 @@ use std::fmt::Write as _;
 
 use rusqlite::Connection;
 
-use super::query;
 use super::schema::{part_key, part_keys};
 use super::types::{BlobMeta, Failure, NewBlob, Row, Stored, Which};
+use super::{archives, query};
 use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error};
 use crate::base::ids::{BlobId, ChunkId};
@@ -150,13 +150,20 @@ pub(super) fn insert(db: &Connection, record: &BlobMeta, new: &NewBlob, seq: u64
 pub(super) fn chunk_list(chunks: &[ChunkId], size: u64) -> String {
     let mut json = String::with_capacity(chunks.len() * 96 + 2);
     json.push('[');
-    for (index, ChunkRef { id, len }) in chunk_refs(chunks, 0, size).enumerate() {
-        let comma = if index == 0 { "" } else { "," };
-        // Writing to a String cannot fail.
-        let _ = write!(json, "{comma}{{\"id\":\"{id}\",\"len\":{len}}}");
+    for (index, chunk) in chunk_refs(chunks, 0, size).enumerate() {
+        if index > 0 {
+            json.push(',');
+        }
+        push_chunk(&mut json, chunk);
     }
     json.push(']');
     json
+}
+
+/// `{"id": sha256, "len": bytes}`, as it stands in the list.
+pub(super) fn push_chunk(json: &mut String, ChunkRef { id, len }: ChunkRef) {
+    // Writing to a String cannot fail.
+    let _ = write!(json, "{{\"id\":\"{id}\",\"len\":{len}}}");
 }
 
 pub(super) fn insert_parts(db: &Connection, row: Row, parts: &Parts) -> rusqlite::Result<()> {
@@ -274,10 +281,12 @@ fn tombstone_old(db: &Connection, path: &str, put: Row, moment: Moment) -> Resul
     Ok(())
 }
 
-/// Records that the chunks of tombstoned versions are gone; the rows stay, so that their numbers are never given again.
+/// Records that the chunks of tombstoned versions are gone; the rows stay, so that their numbers are never given again. What the
+/// archive has of them is to go, too.
 pub(super) fn dropped(db: &Connection, rows: &[Row], moment: Moment) -> Result<()> {
     for row in rows {
         delete_parts(db, *row)?;
+        archives::leave_all(db, *row, moment.now)?;
         db.prepare_cached(
             "UPDATE blobs SET dropped_at = ?1, chunks = '[]' WHERE pk = ?2 AND tombstoned_at IS NOT NULL",
         )?

@@ -477,6 +477,9 @@ fn prepare(
                 if answer.changes_versions() {
                     changes.paths.extend(op.path().map(str::to_owned));
                 }
+                if let Answer::Changed(path) = &answer {
+                    changes.paths.extend(path.clone());
+                }
                 if let (Op::Fill(..), Answer::Is(true)) = (op, &answer) {
                     changes.hollow -= 1;
                 }

@@ -6,6 +6,7 @@
 
 mod absent;
 mod apply;
+pub mod archives;
 mod aside;
 mod batch;
 mod birth;

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use rusqlite::Connection;
 
 use super::apply::{self, Moment};
+use super::archives::{self, Place};
 use super::digests;
 use super::replica::{self, Replica, Uploaded};
 use super::types::{BlobMeta, Failure, NewBlob, Reply, Row, Stored, Which};
 use super::whole;
 use crate::base::error::{Code, Error, Result};
-use crate::base::ids::BlobId;
+use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::Parts;
 use crate::replication::participant::{self, Context, Surroundings};
 use crate::wire::condition::Conditions;
@@ -65,6 +66,26 @@ pub(super) enum Op {
     },
     /// Checksums of parts of a version in the place of damaged ones.
     Resum(Row, Parts, Reply<bool>),
+    /// An object of the archive is about to be stored.
+    BeginObject(String, Reply<()>),
+    /// Where the archive has a chunk, in the place of another object.
+    Archive {
+        row: Row,
+        place: Place,
+        expected: Option<String>,
+        reply: Reply<bool>,
+    },
+    /// The file of a chunk that this object has is to go.
+    DropChunk {
+        row: Row,
+        chunk: ChunkId,
+        target: String,
+        reply: Reply<bool>,
+    },
+    /// The file of a chunk is here again.
+    BroughtBack(Row, ChunkId, Reply<()>),
+    /// An object is not in the archive any more.
+    ForgetObject(String, Reply<()>),
 }
 
 /// What an operation came to, before its commit.
@@ -76,6 +97,8 @@ pub(super) enum Answer {
     /// With what changed.
     Peer(peer::Response, Changes),
     Is(bool),
+    /// The path of the version whose row changed, if one did.
+    Changed(Option<String>),
 }
 
 /// What an answer to a coordinator changed.
@@ -146,6 +169,23 @@ impl Op {
             Self::Fill(data, _) => Answer::Is(replica::fill(db, data, moment.seq)?),
             Self::Mend { row, number, bytes, .. } => Answer::Is(whole::mend(db, *row, *number, bytes)?),
             Self::Resum(row, parts, _) => Answer::Is(whole::resum(db, *row, parts)?),
+            Self::BeginObject(target, _) => {
+                archives::begin(db, target, moment.now)?;
+                Answer::Done
+            }
+            Self::Archive { row, place, expected, .. } => {
+                Answer::Changed(archives::archive(db, *row, place, expected.as_deref(), moment)?)
+            }
+            Self::DropChunk { row, chunk, target, .. } => {
+                Answer::Changed(archives::drop_chunk(db, *row, *chunk, target, moment)?)
+            }
+            Self::BroughtBack(row, chunk, _) => {
+                Answer::Changed(archives::brought_back(db, *row, *chunk, moment)?)
+            }
+            Self::ForgetObject(target, _) => {
+                archives::forget(db, target)?;
+                Answer::Done
+            }
         })
     }
 
@@ -163,16 +203,24 @@ impl Op {
         }
     }
 
-    /// Whether it gives space back, or finishes what space was reserved for, so that a full disk's ballast is for it.
+    /// Whether it gives space back, or finishes what space was reserved for, so that a full disk's ballast is for it. All steps on the
+    /// way to a file that goes because the archive has it are.
     pub(super) fn may_use_ballast(&self) -> bool {
         match self {
-            Self::Delete { .. } | Self::Dropped { .. } | Self::Abandon(_) | Self::Sweep(..) => true,
+            Self::Delete { .. }
+            | Self::Dropped { .. }
+            | Self::Abandon(_)
+            | Self::Sweep(..)
+            | Self::BeginObject(..)
+            | Self::Archive { .. }
+            | Self::DropChunk { .. }
+            | Self::ForgetObject(..) => true,
             Self::Peer { request, .. } => !matches!(**request, peer::Request::Prepare { .. }),
             _ => false,
         }
     }
 
-    /// The path whose versions this changes.
+    /// The path whose versions this changes, if it says so itself: what is told only a row finds it in the transaction.
     pub(super) fn path(&self) -> Option<&str> {
         match self {
             Self::Put(blob, _) => Some(&blob.path),
@@ -191,7 +239,10 @@ impl Op {
             Self::Settle(reply)
             | Self::Barrier(reply)
             | Self::PutAside(_, reply)
-            | Self::Dropped { reply, .. } => {
+            | Self::Dropped { reply, .. }
+            | Self::BeginObject(_, reply)
+            | Self::BroughtBack(_, _, reply)
+            | Self::ForgetObject(_, reply) => {
                 send(reply, result, |_| Some(()));
             }
             Self::Put(_, reply) => {
@@ -224,6 +275,11 @@ impl Op {
             | Self::Mend { reply, .. }
             | Self::Resum(_, _, reply) => {
                 send(reply, result, |answer| if let Answer::Is(is) = answer { Some(is) } else { None });
+            }
+            Self::Archive { reply, .. } | Self::DropChunk { reply, .. } => {
+                send(reply, result, |answer| {
+                    if let Answer::Changed(path) = answer { Some(path.is_some()) } else { None }
+                });
             }
             Self::Abandon(row) => {
                 if let Err(error) = result {

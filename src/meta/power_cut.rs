@@ -126,7 +126,7 @@ fn paths(count: usize) -> Vec<String> {
     (0..count).map(|number| format!("p/{number}")).collect()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     let _ = fs::remove_dir_all(to);
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).into_iter().flatten() {

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Result, Row as SqlRow};
 
+use super::archives;
 use super::schema::{part_key, part_of};
 use super::types::{BlobMeta, Entry, Failure, Row};
 use crate::base::checksum::first_mismatch;
@@ -193,7 +194,7 @@ pub(super) fn chunk_ids(
         .collect()
 }
 
-/// All chunk ids of a live version that has its chunks; none: the blob is no such version.
+/// The chunk ids of a live version that has its chunks, but for those that only the archive has; none: the blob is no such version.
 pub(super) fn chunks_of(
     db: &Connection,
     blob_id: BlobId,
@@ -205,7 +206,10 @@ pub(super) fn chunks_of(
         .query_row([blob_id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((row, size)) = found else { return Ok(None) };
-    chunk_ids(db, Row(row), 0, size.div_ceil(CHUNK_SIZE)).map(Some)
+    let mut chunks = chunk_ids(db, Row(row), 0, size.div_ceil(CHUNK_SIZE))?;
+    let dropped = archives::dropped_of(db, blob_id)?;
+    chunks.retain(|chunk| !dropped.contains(chunk));
+    Ok(Some(chunks))
 }
 
 /// Whether a blob has a row, tombstoned or not.

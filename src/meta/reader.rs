@@ -11,6 +11,7 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 
 use super::apply::Moment;
+use super::archives::{self, Archived};
 use super::databases::Databases;
 use super::replica::{self, Replica};
 use super::schema;
@@ -67,6 +68,14 @@ enum Question {
     Buried { until: Timestamp, limit: usize, reply: Reply<Vec<(Row, Held)>> },
     WholeAbove { after: Row, limit: usize, reply: Reply<Vec<Whole>> },
     Whole { row: Row, reply: Reply<Option<Whole>> },
+    Archive(Asked),
+}
+
+/// A question about the archive.
+enum Asked {
+    Of { row: Row, reply: Reply<Vec<Archived>> },
+    Chunk { row: Row, number: u64, reply: Reply<Option<Archived>> },
+    Leftovers { after: String, limit: usize, reply: Reply<Vec<String>> },
 }
 
 /// Versions of a slot, and where to go on.
@@ -212,7 +221,22 @@ impl Readers {
         self.ask(slot, |reply| Question::IsKnown { blob_id, reply }).await
     }
 
-    /// All chunks of a live version that has them all; none: the blob is no such version.
+    /// The archived chunks of a live version, each once; none of most.
+    pub async fn archived(&self, slot: Slot, row: Row) -> Result<Vec<Archived>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Of { row, reply })).await
+    }
+
+    /// One chunk of a version, if it is archived. That of a tombstone is told until its chunks go, for reads that began before.
+    pub async fn archived_chunk(&self, slot: Slot, row: Row, number: u64) -> Result<Option<Archived>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Chunk { row, number, reply })).await
+    }
+
+    /// Objects of the archive above `after`, in order, that no row names.
+    pub async fn leftovers(&self, slot: Slot, after: String, limit: usize) -> Result<Vec<String>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Leftovers { after, limit, reply })).await
+    }
+
+    /// The chunks of a live version that has them all, but for those that only the archive has; none: the blob is no such version.
     pub async fn chunks_of(&self, slot: Slot, blob_id: BlobId) -> Result<Option<Vec<ChunkId>>> {
         self.ask(slot, |reply| Question::Chunks { blob_id, reply }).await
     }
@@ -341,6 +365,23 @@ impl Reader {
             Question::Undropped { until, limit, reply } => {
                 self.reply(slot, reply, |db| {
                     Ok(db.map_or(Ok(Vec::new()), |db| query::undropped(db, until, limit))?)
+                });
+            }
+            Question::Archive(asked) => self.answer_of_archive(slot, asked),
+        }
+    }
+
+    fn answer_of_archive(&mut self, slot: Slot, asked: Asked) {
+        match asked {
+            Asked::Of { row, reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| archives::of(db, row))?));
+            }
+            Asked::Chunk { row, number, reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(None), |db| archives::chunk(db, row, number))?));
+            }
+            Asked::Leftovers { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| archives::leftovers(db, &after, limit))?)
                 });
             }
         }

@@ -30,7 +30,9 @@ pub(super) const DAMAGED: &str = "meta.sqlite3.damaged-";
 
 /// "AmBr" in the file's header: this is a slot of AmberBlob.
 const APPLICATION_ID: i32 = 0x416d_4272;
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
+/// The format before: what it lacks is the archive.
+const BEFORE: i32 = 2;
 /// Pages of log at which it is written back: the most that an opening has to read.
 const CHECKPOINT_PAGES: i32 = 100;
 /// KiB of page cache per connection.
@@ -104,6 +106,20 @@ CREATE TABLE uploads (
     pk INTEGER PRIMARY KEY,
     blob_id TEXT NOT NULL
 );
+";
+
+const ARCHIVE_TABLES: &str = "
+-- What this node keeps of archived chunks; none: their files.
+CREATE TABLE archive_states (
+    pk INTEGER PRIMARY KEY,     -- of the archive row
+    dropped INTEGER NOT NULL    -- 1: no file
+);
+-- Objects of the archive that are to be deleted, but for those that an archive row names.
+CREATE TABLE archive_leftovers (
+    target_path TEXT PRIMARY KEY,
+    since TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX idx_blob_chunk_archives_target_path ON blob_chunk_archives (target_path);
 ";
 
 const PART_BITS: u32 = 24;
@@ -198,7 +214,8 @@ pub(super) fn make(new: &Path) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "OFF")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.execute_batch(&format!(
-        "BEGIN; {TABLES} PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
+        "BEGIN; {TABLES} {ARCHIVE_TABLES}
+         PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
     ))?;
     db.close().map_err(|(_, error)| error)
 }
@@ -274,6 +291,7 @@ pub(super) fn open_writer(dir: &Path, durability: Durability) -> rusqlite::Resul
     let mut db = Connection::open_with_flags(dir.join(FILE), flags)?;
     prepare_writer(&mut db, durability)?;
     check_identity(&db)?;
+    upgrade(&db)?;
     Ok(db)
 }
 
@@ -340,15 +358,47 @@ fn is_failed_sync(error: &rusqlite::Error) -> bool {
     code.is_some_and(|code| [SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC].contains(&code))
 }
 
-/// Refuses a database that is not a slot of this format.
+/// Whether a database has the tables of the archive. One of the format before is read as it is, and its writer adds them.
+pub(super) fn has_archives(db: &Connection) -> rusqlite::Result<bool> {
+    Ok(format_of(db)? > BEFORE)
+}
+
+/// Brings a database of the format before to this one, inside of a transaction.
+pub(super) fn add_archives(db: &Connection) -> rusqlite::Result<()> {
+    db.execute_batch(&format!("{ARCHIVE_TABLES} PRAGMA user_version = {VERSION};"))
+}
+
+/// Brings a database of the format before to this one. A full disk leaves it as it is: deletes need no archive.
+pub(super) fn upgrade(db: &Connection) -> rusqlite::Result<()> {
+    if has_archives(db)? {
+        return Ok(());
+    }
+    let add = || {
+        let transaction = db.unchecked_transaction()?;
+        add_archives(&transaction)?;
+        transaction.commit()
+    };
+    match add() {
+        Err(error) if is_full(&error) => Ok(()),
+        added => added,
+    }
+}
+
+fn format_of(db: &Connection) -> rusqlite::Result<i32> {
+    db.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
+}
+
+/// Refuses a database that is not a slot of this format, or of the one before.
 fn check_identity(db: &Connection) -> rusqlite::Result<()> {
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
-    let version: i32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    if (application, version) == (APPLICATION_ID, VERSION) {
+    let version = format_of(db)?;
+    if application == APPLICATION_ID && (BEFORE..=VERSION).contains(&version) {
         return Ok(());
     }
     let (code, what) = if application == APPLICATION_ID {
-        (SQLITE_MISMATCH, format!("written by another release (format {version}, this one reads {VERSION})"))
+        let what =
+            format!("written by another release (format {version}, this one reads {BEFORE} and {VERSION})");
+        (SQLITE_MISMATCH, what)
     } else {
         (rusqlite::ffi::SQLITE_NOTADB, format!("not a slot database (application {application:#x})"))
     };

@@ -12,6 +12,7 @@ use async_channel::Sender;
 use bytes::Bytes;
 use futures_channel::oneshot;
 
+use super::archives::Place;
 use super::births::Births;
 use super::commit::Writer;
 use super::index::Indexes;
@@ -22,7 +23,7 @@ use super::schema::{self, Durability, is_damaged, is_disks, is_full, is_lost};
 use super::slots::{Slots, State};
 use super::types::{BlobMeta, NewBlob, Reply, Row, Stored, Which};
 use crate::base::error::{Code, Error, Result};
-use crate::base::ids::BlobId;
+use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::Parts;
 use crate::base::slot::Slot;
 use crate::io::ballast::Ballast;
@@ -217,6 +218,40 @@ impl Writers {
     /// Gives a version the checksums that its bytes have, of some of its parts; false: it is gone.
     pub async fn resum(&self, slot: Slot, row: Row, parts: Parts) -> Result<bool> {
         self.ask(slot, |reply| Op::Resum(row, parts, reply)).await
+    }
+
+    /// Notes an object of the archive that is about to be stored: a leftover until a row names it.
+    pub async fn begin_object(&self, slot: Slot, target: String) -> Result<()> {
+        self.ask(slot, |reply| Op::BeginObject(target, reply)).await
+    }
+
+    /// Notes where the archive has a chunk of a live version that has its chunks. The row may be another one's successor, which keeps
+    /// what is known of the chunk's file: the object before is a leftover then. False: there is no such version or chunk, or its row
+    /// does not name `expected`; without that it must have no row.
+    pub async fn archive(
+        &self,
+        slot: Slot,
+        row: Row,
+        place: Place,
+        expected: Option<String>,
+    ) -> Result<bool> {
+        self.ask(slot, |reply| Op::Archive { row, place, expected, reply }).await
+    }
+
+    /// Notes that this node keeps no file of a chunk; false: its version is not live, or lacks chunks, or has no row that names
+    /// `target`.
+    pub async fn drop_chunk(&self, slot: Slot, row: Row, chunk: ChunkId, target: String) -> Result<bool> {
+        self.ask(slot, |reply| Op::DropChunk { row, chunk, target, reply }).await
+    }
+
+    /// Notes that the file of a chunk is here again.
+    pub async fn brought_back(&self, slot: Slot, row: Row, chunk: ChunkId) -> Result<()> {
+        self.ask(slot, |reply| Op::BroughtBack(row, chunk, reply)).await
+    }
+
+    /// Forgets an object that is deleted in the store.
+    pub async fn forget_object(&self, slot: Slot, target: String) -> Result<()> {
+        self.ask(slot, |reply| Op::ForgetObject(target, reply)).await
     }
 
     /// Records that the chunks of tombstoned versions are gone.

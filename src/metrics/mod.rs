@@ -38,6 +38,15 @@ pub struct SweptLabels {
     pub kind: &'static str,
 }
 
+/// Labels of a request to the archive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ArchiveLabels {
+    /// What it was: `put`, `stat`, `get`, `delete` or `probe`.
+    pub operation: &'static str,
+    /// What became of it: `ok`, `missing`, `denied`, `busy`, `unavailable` or `wrong`.
+    pub outcome: &'static str,
+}
+
 /// What the server counts.
 #[derive(Default)]
 pub struct Metrics {
@@ -73,6 +82,8 @@ pub struct Metrics {
     pub quarantined_bytes: Family<DiskLabels, Gauge>,
     /// What the scrub does.
     pub scrub: Scrub,
+    /// What goes to the archive and comes from there.
+    pub archive: Archive,
     /// Nodes of the cluster that are there.
     pub nodes_alive: Gauge,
     /// Times that the registry could not be asked.
@@ -132,6 +143,75 @@ pub struct Scrub {
     pub unrepaired: Family<DiskLabels, Counter>,
     /// When the last whole pass ended.
     pub finished: Family<DiskLabels, Gauge>,
+}
+
+/// What is counted of the archive.
+#[derive(Default)]
+pub struct Archive {
+    /// Whether the store fails.
+    pub failing: Gauge,
+    /// Bytes of chunks that were stored there.
+    pub uploaded_bytes: Counter,
+    /// Bytes that were fetched from there.
+    pub fetched_bytes: Counter,
+    /// Chunks that a row names an object of.
+    pub chunks_archived: Counter,
+    /// Chunks whose files went.
+    pub chunks_dropped: Counter,
+    /// Chunks whose files came back.
+    pub chunks_restored: Counter,
+    /// Ranges that were wanted from there.
+    pub reads: Counter,
+    /// Those of them that were not had.
+    pub read_failures: Counter,
+    /// Objects that no row named, and that were deleted.
+    pub leftovers_deleted: Counter,
+    /// Requests to it.
+    pub requests: Family<ArchiveLabels, Counter>,
+}
+
+impl Archive {
+    fn register(&self, list: &mut Registry) {
+        let list = list.sub_registry_with_prefix("archive");
+        list.register("failing", "Whether the archive fails: 1 if it does", self.failing.clone());
+        list.register(
+            "uploaded_bytes",
+            "Bytes of chunks that were stored in the archive",
+            self.uploaded_bytes.clone(),
+        );
+        list.register(
+            "fetched_bytes",
+            "Bytes that were fetched from the archive",
+            self.fetched_bytes.clone(),
+        );
+        list.register(
+            "chunks_archived",
+            "Chunks that were stored in the archive and noted",
+            self.chunks_archived.clone(),
+        );
+        list.register(
+            "chunks_dropped",
+            "Chunks that only the archive has since",
+            self.chunks_dropped.clone(),
+        );
+        list.register(
+            "chunks_restored",
+            "Chunks that came back from the archive",
+            self.chunks_restored.clone(),
+        );
+        list.register("reads", "Ranges that were wanted from the archive", self.reads.clone());
+        list.register("read_failures", "Those of them that were not had", self.read_failures.clone());
+        list.register(
+            "leftovers_deleted",
+            "Objects that nothing named any more and that were deleted in the archive",
+            self.leftovers_deleted.clone(),
+        );
+        list.register(
+            "requests",
+            "Requests to the archive, by what they were and what became of them",
+            self.requests.clone(),
+        );
+    }
 }
 
 impl Scrub {
@@ -280,6 +360,7 @@ impl Metrics {
         );
         self.register_repairs(&mut list);
         self.scrub.register(&mut list);
+        self.archive.register(&mut list);
         list.register(
             "nodes_alive",
             "Nodes of the cluster that are there, this one included; 0 for a node on its own",

@@ -1,5 +1,7 @@
 //! A live version that is being read: pieces of it, from the block cache, its chunk files, or the metadata.
 
+use std::cell::Cell;
+use std::io;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,17 +9,19 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::answers::Answer;
+use super::archive::{self, heat};
 use super::core::Core;
-use super::repair;
+use super::repair::{self, damage::Place};
 use crate::base::error::{Code, Error};
 use crate::base::ids::BlobId;
 use crate::base::parts::{Part, Parts};
 use crate::base::slot::Slot;
+use crate::chunk::layout;
 use crate::chunk::read::{self, ReadError, Source};
 use crate::io::budget::Share;
 use crate::io::bulk::memory::{Gather, Region};
 use crate::io::cache::BlockSlice;
-use crate::limits::{PART_SIZE, PARTS_PER_QUESTION};
+use crate::limits::{CHUNK_SIZE, PART_SIZE, PARTS_PER_QUESTION};
 
 /// A live version.
 pub(super) struct Blob {
@@ -26,6 +30,10 @@ pub(super) struct Blob {
     answer: Rc<Answer>,
     /// Whether other replicas may be asked for what is damaged here.
     may_ask: bool,
+    /// Whether some of its chunks were found to be in the archive alone.
+    away: Cell<bool>,
+    /// The last two of them, by number: reads go on in one before those of the other have ended.
+    lately: Cell<[Option<u64>; 2]>,
 }
 
 /// Some consecutive bytes of a blob.
@@ -58,7 +66,19 @@ unsafe impl Gather for Piece {
 
 impl Blob {
     pub(super) fn new(core: &Rc<Core>, slot: Slot, answer: &Rc<Answer>, may_ask: bool) -> Rc<Self> {
-        Rc::new(Self { core: Rc::clone(core), slot, answer: Rc::clone(answer), may_ask })
+        Rc::new(Self {
+            core: Rc::clone(core),
+            slot,
+            answer: Rc::clone(answer),
+            may_ask,
+            away: Cell::new(false),
+            lately: Cell::default(),
+        })
+    }
+
+    /// Whether it was found to be in the archive, all of it or some.
+    pub(super) fn is_away(&self) -> bool {
+        self.away.get()
     }
 
     /// Bytes.
@@ -104,15 +124,61 @@ impl Blob {
         };
         let rescue = async |failure: &ReadError, range: Range<u64>, sums: &[u32]| {
             if let ReadError::Io { error, .. } = failure {
+                if error.kind() == io::ErrorKind::NotFound
+                    && let Some(away) = Box::pin(self.away(part, range.clone(), sums)).await
+                {
+                    return away.map_err(Some);
+                }
                 node.disk(self.slot).health().note_read(error);
             }
-            self.rescue(failure.to_string(), range, sums).await
+            self.rescue(failure.to_string(), range, sums).await.ok_or(None)
         };
         let block = source.read(&node.cache, &self.core.files, part, piece, rescue).await;
         block.map(|block| Piece::Block(block, share)).map_err(|error| {
-            tracing::error!(slot = %self.slot, path = %source.slot_dir.display(), %error, "cannot read a blob");
+            let path = source.slot_dir.display();
+            if let ReadError::Away { .. } = error {
+                // It is known of the archive that it fails; nothing is wrong here.
+                tracing::debug!(slot = %self.slot, %path, %error, "cannot read an archived blob");
+                return Error::new(Code::SlotUnavailable, error.to_string());
+            }
+            tracing::error!(slot = %self.slot, %path, %error, "cannot read a blob");
             Error::new(Code::Internal, error.to_string())
         })
+    }
+
+    /// Bytes of a chunk that the archive alone has; none: it should have a file here.
+    async fn away(&self, part: &Part, range: Range<u64>, sums: &[u32]) -> Option<Result<Vec<u8>, String>> {
+        let (node, id) = (&self.core.node, self.id());
+        let file = layout::chunk_file(node.slot_dir(self.slot), id, part.chunk);
+        let place = Place { slot: self.slot, row: self.answer.record.row, number: range.start / CHUNK_SIZE };
+        let object = match archive::object_of(node, place, file).await? {
+            Ok(object) => object,
+            Err(why) => return Some(Err(why)),
+        };
+        self.away.set(true);
+        if self.is_new(place.number) {
+            heat::note(&self.core, place, id);
+        }
+        let read = archive::read(&self.core, &object, &range, sums).await;
+        if read.is_err() {
+            self.forget_parts(range.start / PART_SIZE);
+        }
+        Some(read)
+    }
+
+    /// Whether a chunk that is read from the archive is another one than the last two.
+    fn is_new(&self, number: u64) -> bool {
+        let lately = self.lately.get();
+        let is_new = !lately.contains(&Some(number));
+        if is_new {
+            self.lately.set([Some(number), lately[0]]);
+        }
+        is_new
+    }
+
+    /// Has the checksums of a part asked for again: it may be they that are damaged.
+    fn forget_parts(&self, number: u64) {
+        self.core.answers.forget_parts(self.id(), number - number % PARTS_PER_QUESTION);
     }
 
     /// A piece of a chunk that lives in the database and is damaged there.
@@ -126,10 +192,9 @@ impl Blob {
         Ok(Piece::Inline(good.slice(within)))
     }
 
-    /// Bytes that are damaged here, from another replica.
+    /// Bytes that are damaged here, from another replica or the archive.
     async fn rescue(&self, what: String, range: Range<u64>, sums: &[u32]) -> Option<Vec<u8>> {
-        let part = range.start / PART_SIZE;
-        self.core.answers.forget_parts(self.answer.record.blob_id, part - part % PARTS_PER_QUESTION);
+        self.forget_parts(range.start / PART_SIZE);
         let version = (self.slot, self.answer.record.row);
         Box::pin(repair::rescue(&self.core, version, self.may_ask, what, range, sums)).await
     }

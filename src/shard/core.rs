@@ -15,6 +15,7 @@ use monoio::time::sleep;
 use monoio::{IoUringDriver, RuntimeBuilder};
 
 use super::answers::Answers;
+use super::archive::{self, heat::Heat};
 use super::connection::{self, Plane};
 use super::node::Node;
 use super::peers::{self, Idle};
@@ -50,8 +51,10 @@ pub struct Core {
     pub(super) blocks: Budget,
     /// Chunk files that are open for reading.
     pub(super) files: OpenFiles,
-    /// What reads may hold of bytes that other replicas send for damaged ones.
+    /// What reads may hold of bytes that other replicas send for damaged ones, and the archive for those it alone has.
     pub(super) rescues: Budget,
+    /// Which archived chunks are read again and again.
+    pub(super) heat: RefCell<Heat>,
     /// What listings may hold.
     pub(super) pages: Budget,
     /// What may be held of those that other nodes ask for. Apart, since whoever lists waits for other nodes' pages.
@@ -91,6 +94,7 @@ impl Core {
             blocks: Budget::new(BLOCKS_HELD),
             files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks), node.damages.replaced()),
             rescues: Budget::new(RESCUES_HELD),
+            heat: RefCell::new(Heat::new()),
             pages: Budget::new(PAGES_HELD),
             peer_pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),
@@ -175,7 +179,12 @@ pub fn run(
         monoio::spawn(adopt(Rc::clone(&core)));
         if let Some(cluster) = &core.node.cluster {
             monoio::spawn(peers::run(Rc::clone(&core), Arc::clone(cluster)));
-            monoio::spawn(repair::run(Rc::clone(&core), Arc::clone(cluster)));
+        }
+        if core.node.cluster.is_some() || core.node.archive.is_some() {
+            monoio::spawn(repair::run(Rc::clone(&core), core.node.cluster.clone()));
+        }
+        if let Some(desk) = &core.node.archive {
+            monoio::spawn(archive::bring_back(Rc::clone(&core), Arc::clone(desk)));
         }
         let accept = |(listener, plane): &(Rc<TcpListener>, Plane)| {
             monoio::spawn(accept(Rc::clone(&core), Rc::clone(listener), *plane))
@@ -188,6 +197,9 @@ pub fn run(
             accepting.await;
         }
         finish(&core).await;
+        if let Some(desk) = &core.node.archive {
+            desk.close(core.number);
+        }
         core.bulk.close(BULK_LAST_WAIT).await;
         storage.close();
         Ok(())

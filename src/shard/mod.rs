@@ -4,6 +4,7 @@
 //! [`node::Node`]. Metadata questions and writes go to the metadata threads, file steps to storage threads.
 
 mod answers;
+pub mod archive;
 mod blob;
 mod body;
 mod connection;

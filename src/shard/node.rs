@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use super::archive::desk::Desk;
 use super::connection::Plane;
 use super::peers::cluster::Cluster;
 use super::placement::Placement;
@@ -61,6 +62,8 @@ pub struct Node {
     pub open_chunks: usize,
     /// Its part in its cluster; none: it runs alone.
     pub cluster: Option<Arc<Cluster>>,
+    /// What is shared with the thread that talks to the archive; none: there is no archive.
+    pub archive: Option<Arc<Desk>>,
     /// Live versions a path keeps; 0: all.
     pub keep_versions: u64,
     /// Set once the node begins to stop.
@@ -142,10 +145,10 @@ impl Node {
     /// What an operator may want to know although the node is ready.
     pub fn notices(&self) -> Vec<String> {
         let slow = self.disks.iter().filter(|disk| disk.health().state() == health::State::Slow);
-        slow.map(|disk| {
+        let slow = slow.map(|disk| {
             format!("disk {} is slow: it took {:?} to answer", disk.root().display(), disk.health().latency())
-        })
-        .collect()
+        });
+        slow.chain(self.archive.as_ref().and_then(|desk| desk.trouble())).collect()
     }
 
     /// Whether every slot has been looked at since the start.

@@ -1,7 +1,8 @@
 //! The pieces of a range in their order, the reads of those to come begun before they are wanted.
 //!
 //! Within a range nothing is guessed: all of it was asked for. The window begins small and doubles whenever the disk was
-//! waited for, so that one client alone can keep the disk busy, and one that reads what is in the cache causes no work.
+//! waited for, so that one client alone can keep the disk busy, and one that reads what is in the cache causes no work. Of a blob
+//! that is in the archive it is large at once: a store answers late, and many requests as soon as one.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -13,7 +14,7 @@ use super::blob::{Blob, Piece};
 use crate::base::error::Error;
 use crate::base::ids::BlobId;
 use crate::chunk::read::piece_end;
-use crate::limits::{READ_AHEAD_MAX, READ_AHEAD_MIN};
+use crate::limits::{READ_AHEAD_AWAY, READ_AHEAD_MAX, READ_AHEAD_MIN};
 
 enum Read {
     Ready(Piece),
@@ -120,7 +121,8 @@ impl ReadAhead {
 
     /// Begins the reads that come next, as far as there is room for their blocks.
     fn fill(&mut self) {
-        while self.next < self.left.end && self.next < self.left.start + self.window {
+        let window = if self.blob.is_away() { self.window.max(READ_AHEAD_AWAY) } else { self.window };
+        while self.next < self.left.end && self.next < self.left.start + window {
             let range = self.next..piece_end(self.next, self.left.end);
             let Some(share) = self.blob.core.blocks.try_take(self.blob.cost(&range)) else { return };
             let (start, end) = (range.start, range.end);

@@ -1,5 +1,6 @@
 //! `GET ?versions` and `GET ?chunks`: what a path consists of, in pages.
 
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use serde::Serialize;
@@ -11,6 +12,7 @@ use super::list::limit;
 use super::replicated;
 use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
+use crate::base::ids::ChunkId;
 use crate::base::parts::{ChunkRef, chunk_refs};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
@@ -165,8 +167,16 @@ pub(super) async fn chunks(core: &Rc<Core>, path: &BlobPath, query: &Query) -> H
     let total = record.chunks();
     let count = total.saturating_sub(first).min(limit);
     let share = room_for_page(core, count as usize).await?;
-    let ids = core.node.readers.chunk_ids(Slot::of(path), record.row, first, count).await?;
-    let entry = |chunk: ChunkRef| ChunkEntry { id: chunk.id.to_string(), len: chunk.len, location: "local" };
+    let (slot, readers) = (Slot::of(path), &core.node.readers);
+    let ids = readers.chunk_ids(slot, record.row, first, count).await?;
+    let archived =
+        if core.node.archive.is_some() { readers.archived(slot, record.row).await? } else { Vec::new() };
+    let dropped: HashSet<ChunkId> = archived.iter().filter(|it| it.dropped).map(|it| it.chunk).collect();
+    let entry = |chunk: ChunkRef| ChunkEntry {
+        id: chunk.id.to_string(),
+        len: chunk.len,
+        location: if dropped.contains(&chunk.id) { "archived" } else { "local" },
+    };
     let next = first.saturating_add(count);
     let answer = ChunksAnswer {
         path,

@@ -123,7 +123,7 @@ fn tampered_bytes_are_errors_whatever_they_are() {
 #[test]
 fn keys_are_renewed_in_a_long_stream() {
     let (_dir, files, identity) = node("node");
-    let SupportedCipherSuite::Tls13(suite) = TLS13_AES_128_GCM_SHA256;
+    let suite = TLS13_AES_128_GCM_SHA256.tls13().unwrap();
     let common = rustls::crypto::CipherSuiteCommon {
         suite: suite.common.suite,
         hash_provider: suite.common.hash_provider,

@@ -1,7 +1,8 @@
 //! One pass over a disk: its slots in order, their versions by row number, the chunks of each, a page at a time.
 //!
 //! A version that is tombstoned, hollow, or of a slot that recovers is not looked at: the sweep removes the one, the filler fetches the
-//! others. A chunk counts as damaged when a second look finds it so, and its version is still there after that.
+//! others. Nor is a chunk that the archive alone has. A chunk counts as damaged when a second look finds it so, and its version is still
+//! there after that.
 
 use std::time::Instant;
 
@@ -23,6 +24,7 @@ use crate::meta::slots::State;
 use crate::meta::types::Row;
 use crate::meta::whole::Whole;
 use crate::metrics::DiskLabels;
+use crate::shard::archive::is_dropped;
 use crate::shard::repair::damage::{Damage, Entered, Outcome, Place};
 
 /// The first chunk that a pass has not looked at.
@@ -204,8 +206,13 @@ impl<'a> Pass<'a> {
             }
             None => match self.look(slot, whole, (id, len)).await {
                 Ok(()) => None,
-                // Another one may have taken its name, or the disk thinks better of it.
-                Err(_) => self.look(slot, whole, (id, len)).await.err().map(|fault| fault.to_string()),
+                Err(_) if is_dropped(node, place).await? => return Ok(()),
+                // Another one may have taken its name, or the disk thinks better of it, or it has come back from the archive.
+                Err(_) => match self.look(slot, whole, (id, len)).await {
+                    Ok(()) => None,
+                    Err(_) if is_dropped(node, place).await? => return Ok(()),
+                    Err(fault) => Some(fault.to_string()),
+                },
             },
         };
         self.tally.chunks += 1;

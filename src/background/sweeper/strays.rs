@@ -1,11 +1,12 @@
 //! Files in the directories of live versions that these do not name, and rows of tries that nothing works on.
 //!
-//! Uploads, fills and repairs write files under temporary names first, and a fill that was cut off leaves whole ones; they go with
-//! the next attempt, or here. A file goes when it was seen by two looks, a long time apart by the monotonic clock, and then no
-//! upload of this process works on its blob and the version, which has all of its chunks, does not name it. Versions that still
-//! lack chunks are left alone: what is there of them is wanted.
+//! Uploads, fills and repairs write files under temporary names first, and a fill that was cut off leaves whole ones, as does a chunk
+//! that went to the archive or came back from there; they go with the next attempt, or here. A file goes when it was seen by two looks, a
+//! long time apart by the monotonic clock, and then no upload of this process works on its blob and the version, which has all of its
+//! chunks, does not name it. Versions that still lack chunks are left alone, and those that are on their way to or from the archive:
+//! what is there of them is wanted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -60,15 +61,13 @@ async fn look(
     let slot_dir = node.slot_dir(slot).to_path_buf();
     let listed = slot_dir.clone();
     for blob in blocking(move || sweep::blobs_on_disk(&listed)).await? {
-        if node.live.contains(blob) {
+        if node.live.contains(blob) || is_worked_on(node, blob) {
             continue;
         }
         let listed = slot_dir.clone();
         let files = blocking(move || sweep::files_of(&listed, blob)).await?;
         // After the files: what is named by then was there by then.
-        let Some(chunks) = node.readers.chunks_of(slot, blob).await? else { continue };
-        let named: std::collections::HashSet<OsString> =
-            chunks.iter().map(|chunk| chunk.to_string().into()).collect();
+        let Some(named) = named(node, slot, blob).await? else { continue };
         for name in files.into_iter().filter(|name| !named.contains(name)) {
             let stray = (blob, name);
             let Some(since) = known.get(&stray).filter(|since| since.elapsed() >= grace) else {
@@ -84,8 +83,7 @@ async fn look(
                 continue;
             }
             let kind = if stray.1.to_string_lossy().ends_with(".tmp") { "temporary" } else { "chunk" };
-            let dir = slot_dir.clone();
-            let removed = blocking(move || sweep::remove_file(&dir, blob, &stray.1)).await;
+            let removed = remove(node, slot, stray).await;
             node.live.remove(blob);
             if removed? {
                 count(node, kind);
@@ -93,6 +91,26 @@ async fn look(
         }
     }
     Ok(())
+}
+
+fn is_worked_on(node: &Node, blob: BlobId) -> bool {
+    node.archive.as_ref().is_some_and(|desk| desk.is_worked_on(blob))
+}
+
+/// The files that a live version names; none: it lacks chunks, or is gone.
+async fn named(node: &Node, slot: Slot, blob: BlobId) -> Result<Option<HashSet<OsString>>> {
+    let chunks = node.readers.chunks_of(slot, blob).await?;
+    Ok(chunks.map(|chunks| chunks.iter().map(|chunk| chunk.to_string().into()).collect()))
+}
+
+/// Removes a file that is still not named now that nobody else writes files of its blob: it may have been brought back in between.
+async fn remove(node: &Node, slot: Slot, (blob, name): Stray) -> Result<bool> {
+    let is_stray = named(node, slot, blob).await?.is_some_and(|named| !named.contains(&name));
+    if !is_stray || is_worked_on(node, blob) {
+        return Ok(false);
+    }
+    let dir = node.slot_dir(slot).to_path_buf();
+    blocking(move || sweep::remove_file(&dir, blob, &name)).await
 }
 
 /// Rows of tries that came to nothing and were not forgotten then. On a node that runs alone they go at its start.

@@ -55,7 +55,7 @@ pub enum Outcome {
 pub enum Entered {
     /// Its repair is on its way.
     Queued(oneshot::Receiver<Outcome>),
-    /// It is known; there is no other replica.
+    /// It is known; there is no other replica, and no archive.
     Known,
     /// There is no place for it now.
     NoPlace,
@@ -72,14 +72,14 @@ struct Known {
 /// Damaged chunks.
 pub struct Damages {
     known: Mutex<BTreeMap<Place, Known>>,
-    /// By core; none where there is no other replica.
+    /// By core; none where there is no other replica, and no archive.
     queues: Vec<(Sender<Place>, Receiver<Place>)>,
     /// Files of chunks that were replaced, for who has the old ones open.
     replaced: Arc<AtomicU64>,
 }
 
 impl Damages {
-    /// Of a node with so many cores; alone, it has nobody to repair from.
+    /// Of a node with so many cores; alone, without other replicas and an archive, it has nobody to repair from.
     pub fn new(cores: usize, alone: bool) -> Self {
         let queues = if alone { 0 } else { cores };
         Self {
@@ -98,12 +98,12 @@ impl Damages {
         Arc::clone(&self.replaced)
     }
 
-    /// Notes that one was.
-    pub(super) fn note_replaced(&self) {
+    /// Notes that one was, or that it was removed, so that nobody keeps it open.
+    pub fn note_replaced(&self) {
         self.replaced.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Enters damage, to be repaired if there is another replica.
+    /// Enters damage, to be repaired if there is another replica, or an archive.
     pub fn enter(&self, damage: Damage) -> Entered {
         let Damage { place, blob, what } = damage;
         let mut known = self.known();

@@ -1,8 +1,10 @@
-//! Bytes of a version from its other replicas, good by the checksums here.
+//! Bytes of a version from its other replicas or the archive, good by the checksums here.
 //!
 //! A replica that is asked answers from what it has, without asking others in turn, and breaks off where it is damaged itself. All
-//! of them may be damaged, each at another place: so what one lacks is asked of the next, at last a granule at a time.
+//! of them may be damaged, each at another place: so what one lacks is asked of the next, at last a granule at a time. What then is
+//! still missing is asked of the archive, if that has the chunk.
 
+use std::cell::RefCell;
 use std::io;
 use std::ops::Range;
 use std::rc::Rc;
@@ -14,8 +16,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::base::checksum;
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::limits::{GRANULE_SIZE, HOPS_MAX, REPAIR_ANSWER_TIME, REPAIR_FETCH_TIME};
+use crate::limits::{CHUNK_SIZE, GRANULE_SIZE, HOPS_MAX, REPAIR_ANSWER_TIME, REPAIR_FETCH_TIME};
 use crate::meta::whole::Whole;
+use crate::shard::archive::desk::Desk;
+use crate::shard::archive::in_object;
 use crate::shard::core::Core;
 use crate::shard::peers::cluster::Cluster;
 use crate::shard::peers::link::{HOPS_FIELD, Link};
@@ -25,12 +29,15 @@ const GRANULE: usize = GRANULE_SIZE as usize;
 /// What stands in a path as it is.
 const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// The other replicas of a version.
+/// Who else may have a version: its other replicas, and the archive.
 pub(super) struct Others<'a> {
     pub(super) core: &'a Rc<Core>,
-    pub(super) cluster: &'a Arc<Cluster>,
+    /// None: no replica is asked.
+    cluster: Option<&'a Arc<Cluster>>,
     pub(super) slot: Slot,
     pub(super) whole: &'a Whole,
+    /// Why the archive did not help when it was last asked.
+    refused: RefCell<Option<String>>,
 }
 
 /// Bytes as they are gathered, granule by granule.
@@ -62,50 +69,100 @@ impl Gathered<'_> {
     }
 }
 
-impl Others<'_> {
-    /// Bytes `range`, which begins on a granule, of which `sums` are the checksums; none: no replica has them.
+impl<'a> Others<'a> {
+    pub(super) fn new(
+        core: &'a Rc<Core>,
+        cluster: Option<&'a Arc<Cluster>>,
+        slot: Slot,
+        whole: &'a Whole,
+    ) -> Self {
+        Self { core, cluster, slot, whole, refused: RefCell::default() }
+    }
+
+    /// Bytes `range`, which begins on a granule and lies in one chunk, of which `sums` are the checksums; none: nobody has them.
     pub(super) async fn fetch(&self, range: Range<u64>, sums: &[u32]) -> Option<Vec<u8>> {
         let len = (range.end - range.start) as usize;
         let missing = vec![true; len.div_ceil(GRANULE)];
         let mut gathered = Gathered { bytes: vec![0; len], missing, sums };
+        if let Some(cluster) = self.cluster {
+            self.ask_replicas(cluster, &range, &mut gathered).await;
+        }
+        if !gathered.is_whole()
+            && let Some(desk) = &self.core.node.archive
+        {
+            let asked = self.ask_archive(desk, &range, &mut gathered).await;
+            *self.refused.borrow_mut() = asked.err();
+        }
+        gathered.is_whole().then_some(gathered.bytes)
+    }
+
+    /// Whether replicas were asked, and why the archive did not help, if there is one.
+    pub(super) fn lacking(&self) -> (bool, Option<String>) {
+        (self.cluster.is_some(), self.refused.borrow().clone())
+    }
+
+    /// Gathers what the other replicas have of bytes `range`.
+    async fn ask_replicas(&self, cluster: &Cluster, range: &Range<u64>, gathered: &mut Gathered<'_>) {
         // Those that do not answer too, at last: they may only be busy, and nobody else can help.
         let mut nodes: Vec<NodeId> = Vec::new();
-        for node in self.cluster.others(self.slot) {
-            let (came, answers) = self.ask(node, range.clone()).await;
+        for node in cluster.others(self.slot) {
+            let (came, answers) = self.ask(cluster, node, range.clone()).await;
             gathered.take(0, &came);
             if gathered.is_whole() {
-                return Some(gathered.bytes);
+                return;
             }
             if answers {
                 nodes.push(node);
             }
         }
         if gathered.missing.len() == 1 {
-            return None;
+            return;
         }
         for granule in 0..gathered.missing.len() {
             let start = range.start + granule as u64 * GRANULE_SIZE;
             for node in &nodes {
                 if gathered.missing[granule] {
-                    let (came, _) = self.ask(*node, start..range.end.min(start + GRANULE_SIZE)).await;
+                    let end = range.end.min(start + GRANULE_SIZE);
+                    let (came, _) = self.ask(cluster, *node, start..end).await;
                     gathered.take(granule, &came);
                 }
             }
             if gathered.missing[granule] {
-                return None;
+                return;
             }
         }
-        Some(gathered.bytes)
+    }
+
+    /// Gathers what the archive has of them.
+    async fn ask_archive(
+        &self,
+        desk: &Desk,
+        range: &Range<u64>,
+        gathered: &mut Gathered<'_>,
+    ) -> Result<(), String> {
+        let (row, number) = (self.whole.row, range.start / CHUNK_SIZE);
+        let archived = self.core.node.readers.archived_chunk(self.slot, row, number).await;
+        let archived = archived.map_err(|error| error.message.into_owned())?;
+        let object = archived.ok_or("the chunk was not archived")?;
+        // Twice: the first bytes may have been changed on their way.
+        for _ in 0..2 {
+            let came = desk.fetch(&object.target, in_object(&object, range)).await?;
+            gathered.take(0, &came);
+            if gathered.is_whole() {
+                return Ok(());
+            }
+        }
+        Err(format!("{} has other bytes than the checksums in the database tell", object.target))
     }
 
     /// What comes of bytes `range` from a replica, perhaps nothing; and whether it answers at all.
-    async fn ask(&self, node: NodeId, range: Range<u64>) -> (Vec<u8>, bool) {
+    async fn ask(&self, cluster: &Cluster, node: NodeId, range: Range<u64>) -> (Vec<u8>, bool) {
         let mut came = Vec::new();
         let asking = timeout(REPAIR_FETCH_TIME, self.try_ask(node, &range, &mut came)).await;
         let Err(error) = asking.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) else {
             return (came, true);
         };
-        let (name, blob) = (self.cluster.topology().name(node), self.whole.blob);
+        let (name, blob) = (cluster.topology().name(node), self.whole.blob);
         tracing::debug!(node = name, %blob, ?range, %error, "a replica does not have all of what is damaged here");
         let silent = [io::ErrorKind::TimedOut, io::ErrorKind::ConnectionRefused];
         (came, !silent.contains(&error.kind()))

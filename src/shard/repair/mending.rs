@@ -1,8 +1,8 @@
 //! The repair of damaged chunks: one at a time on each core, for the slots of that core.
 //!
-//! What is good of the chunk here is kept, granule by granule; the rest comes from other replicas; the whole counts if it has the
-//! chunk's SHA-256. Where the chunk has it already, its checksums in the database are what is damaged, and made anew. A chunk
-//! that cannot be repaired is tried again after a pause.
+//! What is good of the chunk here is kept, granule by granule; the rest comes from other replicas or the archive; the whole counts if
+//! it has the chunk's SHA-256. Where the chunk has it already, its checksums in the database are what is damaged, and made anew. A
+//! chunk that cannot be repaired is tried again after a pause; one that went to the archive meanwhile needs no file.
 
 use std::io;
 use std::rc::Rc;
@@ -22,11 +22,12 @@ use crate::io::buffer::Buffer;
 use crate::io::file::{RingFile, on_storage_thread};
 use crate::io::steps;
 use crate::limits::{CHUNK_SIZE, GRANULE_SIZE, INLINE_MAX, PART_SIZE, PARTS_PER_CHUNK, REPAIR_PAUSE};
+use crate::shard::archive::is_dropped;
 use crate::shard::core::Core;
 use crate::shard::peers::cluster::Cluster;
 
 /// Repairs for as long as the core runs.
-pub(in crate::shard) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
+pub(in crate::shard) async fn run(core: Rc<Core>, cluster: Option<Arc<Cluster>>) {
     let node = &core.node;
     loop {
         let place = match timeout(REPAIR_PAUSE, node.damages.next(core.number)).await {
@@ -37,7 +38,7 @@ pub(in crate::shard) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
                 continue;
             }
         };
-        let (outcome, why) = match repair(&core, &cluster, place).await {
+        let (outcome, why) = match repair(&core, cluster.as_ref(), place).await {
             Ok(outcome) => (outcome, None),
             Err(error) => (Outcome::Failed, Some(error.message.into_owned())),
         };
@@ -59,7 +60,7 @@ pub(in crate::shard) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
     }
 }
 
-async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result<Outcome> {
+async fn repair(core: &Rc<Core>, cluster: Option<&Arc<Cluster>>, place: Place) -> Result<Outcome> {
     let (node, slot) = (&core.node, place.slot);
     if node.slots.is_recovering(slot) {
         return Ok(Outcome::Needless);
@@ -76,7 +77,7 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
         chunk,
         len: whole.chunk_len(place.number),
     };
-    let others = Others { core, cluster, slot, whole: &whole };
+    let others = Others::new(core, cluster, slot, &whole);
     let has_file = file.len > INLINE_MAX || !whole.is_inline(place.number) && exists(&file).await?;
     if !has_file {
         return mend_inline(&others, place, &parts).await;
@@ -85,16 +86,34 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
     if !node.live.insert(whole.blob) {
         return Err(Error::new(Code::SlotUnavailable, "its blob is being written"));
     }
-    let mut mended = mend_file(&others, file.clone(), &parts).await;
+    let mended = mend_on_disk(&others, place, file, &parts).await;
+    // Only now: a fill of the same blob may count the files that it finds.
+    node.live.remove(whole.blob);
+    mended
+}
+
+/// Of a chunk that is a file, unless the archive alone has it, by now or before.
+async fn mend_on_disk(
+    others: &Others<'_>,
+    place: Place,
+    file: mend::Place,
+    parts: &[Part],
+) -> Result<Outcome> {
+    let node = &others.core.node;
+    if is_dropped(node, place).await? {
+        return Ok(Outcome::Needless);
+    }
+    let mut mended = mend_file(others, file.clone(), parts).await;
     if let Err(error) = &mended
         && error.raw_os_error().is_none()
-        && let Some(outcome) = mend_sums(&others, place, &file).await
+        && let Some(outcome) = mend_sums(others, place, &file).await
     {
         mended = Ok(outcome);
     } else if let Ok(Outcome::Repaired) = mended {
         node.damages.note_replaced();
         // The version may have gone meanwhile; what it was is not known where its slot cannot be asked.
-        if let Ok(None) = node.readers.whole(slot, place.row).await {
+        let is_gone = matches!(node.readers.whole(place.slot, place.row).await, Ok(None));
+        if is_gone || matches!(is_dropped(node, place).await, Ok(true)) {
             let withdraw = move || {
                 mend::withdraw(&file);
                 Ok(())
@@ -103,8 +122,9 @@ async fn repair(core: &Rc<Core>, cluster: &Arc<Cluster>, place: Place) -> Result
             let _ = on_storage_thread(withdraw).await;
         }
     }
-    // Only now: a fill of the same blob may count the files that it finds.
-    node.live.remove(whole.blob);
+    if mended.is_err() && matches!(is_dropped(node, place).await, Ok(true)) {
+        return Ok(Outcome::Needless);
+    }
     mended.map_err(|error| Error::new(Code::Internal, error.to_string()))
 }
 
@@ -115,11 +135,18 @@ async fn exists(file: &mend::Place) -> Result<bool> {
     looked.map_err(|error| Error::new(Code::Internal, error.to_string()))
 }
 
-fn lacking() -> Error {
-    Error::new(
-        Code::QuorumUnavailable,
-        "no replica that answers has its damaged bytes in good order: bring one back",
-    )
+fn lacking(others: &Others<'_>) -> Error {
+    let no_replica = "no replica that answers has its damaged bytes in good order: bring one back";
+    match others.lacking() {
+        (_, None) => Error::new(Code::QuorumUnavailable, no_replica),
+        (true, Some(why)) => {
+            Error::new(Code::QuorumUnavailable, format!("{no_replica}; nor does the archive help: {why}"))
+        }
+        (false, Some(why)) => Error::new(
+            Code::SlotUnavailable,
+            format!("the archive does not have its damaged bytes in good order: {why}: put back a good copy"),
+        ),
+    }
 }
 
 /// Of a chunk that lives in the database.
@@ -127,7 +154,8 @@ async fn mend_inline(others: &Others<'_>, place: Place, parts: &[Part]) -> Resul
     let node = &others.core.node;
     let sums = parts.first().map_or(&[][..], |part| &part.sums);
     let start = place.number * CHUNK_SIZE;
-    let bytes = others.fetch(start..others.whole.size, sums).await.ok_or_else(lacking)?;
+    let fetched = others.fetch(start..others.whole.size, sums).await;
+    let bytes = fetched.ok_or_else(|| lacking(others))?;
     if parts.first().is_none_or(|part| part.chunk.0 != Sha256::digest(&bytes)) {
         return Err(Error::new(Code::Internal, "its checksums in the database are damaged, too"));
     }
@@ -220,7 +248,7 @@ async fn assemble(
             let range = start + at + bytes.start as u64..start + at + bytes.end as u64;
             let sums = part.sums.get(run).unwrap_or_default();
             let fetched = others.fetch(range, sums).await;
-            let fetched = fetched.ok_or_else(|| io::Error::other(lacking().message.into_owned()))?;
+            let fetched = fetched.ok_or_else(|| io::Error::other(lacking(others).message.into_owned()))?;
             buffer[bytes].copy_from_slice(&fetched);
         }
         new.write(buffer).await?;

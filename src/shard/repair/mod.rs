@@ -1,7 +1,7 @@
-//! Damaged chunks: known ones, their repair from other replicas, and reads that go on although they met one.
+//! Damaged chunks: known ones, their repair from other replicas or the archive, and reads that go on although they met one.
 //!
-//! What always holds: bytes that fail a checksum are never sent and never written over others; what another node sends counts only
-//! if it has the CRC32C, and under a name only if it has the SHA-256. Without a replica that has good bytes nothing is moved.
+//! What always holds: bytes that fail a checksum are never sent and never written over others; what another node or the archive sends
+//! counts only if it has the CRC32C, and under a name only if it has the SHA-256. Where nobody has good bytes nothing is moved.
 
 pub mod damage;
 mod fetch;

@@ -1,4 +1,4 @@
-//! Read repair: bytes that are damaged here, fetched from another replica while somebody waits for them.
+//! Read repair: bytes that are damaged here, fetched from another replica or the archive while somebody waits for them.
 //!
 //! The chunk is entered as damaged, and repaired behind the read. Bounded in time, and in memory by a budget of the core.
 
@@ -14,8 +14,8 @@ use crate::limits::{CHUNK_SIZE, READ_REPAIR_TIME};
 use crate::meta::types::Row;
 use crate::shard::core::Core;
 
-/// Bytes `range` of a version, which lie in one chunk and begin on a granule, good by `sums`; none: no other replica has them, or
-/// none `may_ask`ed.
+/// Bytes `range` of a version, which lie in one chunk and begin on a granule, good by `sums`; none: nobody else has them. Other
+/// replicas are asked only where one `may_ask` them, the archive in any case.
 pub(in crate::shard) async fn rescue(
     core: &Rc<Core>,
     (slot, row): (Slot, Row),
@@ -30,10 +30,13 @@ pub(in crate::shard) async fn rescue(
     let whole = node.readers.whole(slot, row).await.ok()??;
     let place = Place { slot, row, number: range.start / CHUNK_SIZE };
     node.damages.enter(Damage { place, blob: whole.blob, what });
-    let cluster = node.cluster.as_ref().filter(|_| may_ask)?;
+    let cluster = node.cluster.as_ref().filter(|_| may_ask);
+    if cluster.is_none() && node.archive.is_none() {
+        return None;
+    }
     let fetch = async {
         let _share = core.rescues.take((range.end - range.start) as usize).await;
-        Others { core, cluster, slot, whole: &whole }.fetch(range, sums).await
+        Others::new(core, cluster, slot, &whole).fetch(range, sums).await
     };
     let fetched = timeout(READ_REPAIR_TIME, fetch).await.ok().flatten();
     if fetched.is_some() {

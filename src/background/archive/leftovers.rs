@@ -1,0 +1,113 @@
+//! Objects that no row names: they are deleted in the store, then forgotten here.
+//!
+//! At the start every slot is looked at, later those that somebody noted. What cannot be deleted now is tried again after a while.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::Archiver;
+use crate::archive::location::Location;
+use crate::base::error::Result;
+use crate::base::slot::Slot;
+use crate::limits::{ARCHIVE_PAUSE_MIN, CHECK_RETRY, LEFTOVERS_PAGE, LEFTOVERS_PAUSE, VERIFY_PAUSE};
+use crate::meta::slots::State;
+
+/// Deletes for as long as the node runs.
+pub(super) async fn run(archiver: Rc<Archiver>) {
+    while !archiver.node.slots_checked() {
+        sleep(CHECK_RETRY).await;
+    }
+    let now = Instant::now();
+    let mut due: HashMap<Slot, Instant> = Slot::all().map(|slot| (slot, now)).collect();
+    loop {
+        for slot in archiver.desk.take_slots_with_leftovers() {
+            due.insert(slot, Instant::now());
+        }
+        for slot in take_due(&mut due, Instant::now()) {
+            if archiver.node.slots.state(slot) != State::Ready {
+                continue;
+            }
+            let again = archiver.clean(slot).await.unwrap_or_else(|error| {
+                tracing::debug!(%slot, %error, "objects that no row names stay for now");
+                Some(LEFTOVERS_PAUSE)
+            });
+            if let Some(pause) = again {
+                due.entry(slot).or_insert_with(|| Instant::now() + pause);
+            }
+            sleep(VERIFY_PAUSE).await;
+        }
+        sleep(ARCHIVE_PAUSE_MIN).await;
+    }
+}
+
+/// The slots whose time has come, in order.
+fn take_due(due: &mut HashMap<Slot, Instant>, now: Instant) -> Vec<Slot> {
+    let mut slots: Vec<Slot> = due.iter().filter(|(_, at)| **at <= now).map(|(slot, _)| *slot).collect();
+    slots.sort_unstable();
+    for slot in &slots {
+        due.remove(slot);
+    }
+    slots
+}
+
+impl Archiver {
+    /// Deletes what no row of a slot names; when to come again, if something is left.
+    async fn clean(&self, slot: Slot) -> Result<Option<Duration>> {
+        // A row that is on its way counts.
+        self.node.writers.barrier(slot).await?;
+        let (mut after, mut again) = (String::new(), None::<Duration>);
+        loop {
+            let page = self.node.readers.leftovers(slot, after, LEFTOVERS_PAGE).await?;
+            let Some(last) = page.last().cloned() else { return Ok(again) };
+            let whole = page.len() >= LEFTOVERS_PAGE;
+            for name in page {
+                let wait = match self.keys.wait(&name, Instant::now()) {
+                    Some(wait) => Some(wait),
+                    None => self.delete(slot, name).await?,
+                };
+                again = again.into_iter().chain(wait).min();
+            }
+            if !whole {
+                return Ok(again);
+            }
+            after = last;
+        }
+    }
+
+    /// Deletes one; when to try again, if it cannot be.
+    async fn delete(&self, slot: Slot, name: String) -> Result<Option<Duration>> {
+        let Ok(at) = name.parse::<Location>() else {
+            tracing::warn!(%slot, object = %name, "what should be an object's place is none: it is forgotten");
+            self.node.writers.forget_object(slot, name).await?;
+            return Ok(None);
+        };
+        while self.desk.health.pause(Instant::now()).is_some() {
+            sleep(ARCHIVE_PAUSE_MIN).await;
+        }
+        let deleted = self.store.ask("delete", &at.bucket, 1, async |target| target.delete(&at).await);
+        if let Err(failure) = deleted.await {
+            tracing::warn!(%slot, %failure, "an object that no row names cannot be deleted yet");
+            return Ok(Some(LEFTOVERS_PAUSE));
+        }
+        self.node.writers.forget_object(slot, name).await?;
+        self.node.metrics.archive.leftovers_deleted.inc();
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_taken_when_their_time_has_come() {
+        let (now, slots) = (Instant::now(), Slot::all().take(3).collect::<Vec<_>>());
+        let mut due = HashMap::from([(slots[2], now), (slots[0], now), (slots[1], now + LEFTOVERS_PAUSE)]);
+        assert_eq!(take_due(&mut due, now), [slots[0], slots[2]]);
+        assert_eq!(take_due(&mut due, now), []);
+        assert_eq!(take_due(&mut due, now + LEFTOVERS_PAUSE), [slots[1]]);
+    }
+}

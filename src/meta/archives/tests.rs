@@ -1,0 +1,445 @@
+//! What is archived of a slot, asked of writers and readers as everybody asks them, and of databases of the format before.
+
+use std::path::{Path, PathBuf};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::thread::{self, JoinHandle};
+
+use futures_channel::oneshot;
+
+use super::*;
+use crate::base::parts::{Part, Parts};
+use crate::base::slot::Slot;
+use crate::base::slot_set::SlotSet;
+use crate::io::ballast::Ballast;
+use crate::limits::{CHUNK_SIZE, PART_SIZE};
+use crate::meta::births::Births;
+use crate::meta::index::Indexes;
+use crate::meta::journal::{Journals, Started};
+use crate::meta::op::Op;
+use crate::meta::power_cut::copy;
+use crate::meta::reader::Readers;
+use crate::meta::schema::Durability;
+use crate::meta::slots::{Slots, State};
+use crate::meta::types::{BlobMeta, NewBlob, Which};
+use crate::meta::writer::{Rules, Writers};
+use crate::meta::{apply, birth, query};
+use crate::wire::condition::Conditions;
+
+/// Bytes of the last chunk of every blob.
+const LAST: u64 = 70_000;
+
+/// Waits on this thread, while the metadata threads work.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(done) = future.as_mut().poll(&mut context) {
+            return done;
+        }
+        thread::yield_now();
+    }
+}
+
+fn id(byte: u8) -> ChunkId {
+    ChunkId([byte; 32])
+}
+
+fn blob(path: &str, chunks: &[u8]) -> NewBlob {
+    let size = (chunks.len() as u64 - 1) * CHUNK_SIZE + LAST;
+    let chunks: Vec<ChunkId> = chunks.iter().copied().map(id).collect();
+    let part = |number: u64| Part { chunk: chunks[(number / PARTS_PER_CHUNK) as usize], sums: vec![7] };
+    NewBlob {
+        path: path.to_owned(),
+        version: None,
+        blob_id: BlobId::generate(),
+        size,
+        parts: Parts { parts: (0..size.div_ceil(PART_SIZE)).map(part).collect(), ..Parts::default() },
+        chunks,
+        staged: None,
+        headers: "[]".to_owned(),
+        conditions: Conditions::default(),
+    }
+}
+
+fn place(byte: u8, target: &str) -> Place {
+    Place { chunk: id(byte), length: CHUNK_SIZE, target: target.to_owned(), range: 0..CHUNK_SIZE }
+}
+
+fn row_of(byte: u8, target: &str, dropped: bool) -> Archived {
+    let Place { chunk, length, target, range } = place(byte, target);
+    Archived { chunk, length, target, range, dropped }
+}
+
+fn dir_of(root: &Path, slot: Slot) -> PathBuf {
+    root.join("slots").join(slot.to_string())
+}
+
+/// A node's metadata on one disk, with its threads.
+struct Node {
+    slots: Arc<Slots>,
+    indexes: Indexes,
+    journals: Journals,
+    writers: Writers,
+    readers: Readers,
+    asked: Vec<JoinHandle<()>>,
+    indexing: Vec<JoinHandle<()>>,
+    recyclers: Vec<JoinHandle<bool>>,
+}
+
+impl Node {
+    fn start(root: &Path) -> Self {
+        let roots = [root.to_owned()];
+        let state = |slot| match schema::find(&dir_of(root, slot)).unwrap() {
+            schema::Found::Database => State::Unchecked,
+            _ => State::Unborn,
+        };
+        let slots = Arc::new(Slots::new(Slot::all().map(|slot| (0, dir_of(root, slot), state(slot)))));
+        let ballast = Arc::new(vec![Ballast::new(root, 0)]);
+        let rules = Rules {
+            durability: Durability::Full,
+            sync_logs: true,
+            keep_versions: 0,
+            ballast: Arc::clone(&ballast),
+            open_databases: 9,
+            births: Arc::new(Births::new([(root.to_owned(), SlotSet::default())])),
+            roster: None,
+        };
+        let (indexes, indexing) = Indexes::start(&roots, &slots, &ballast).unwrap();
+        let Started { journals, recovered, recyclers } = Journals::start(&roots, true, 1).unwrap();
+        let (writers, mut asked) = Writers::start(&slots, &indexes, &rules, &journals, recovered, 1).unwrap();
+        let (readers, reading) = Readers::start(&slots, &writers, &ballast, 9, None, 1).unwrap();
+        asked.extend(reading);
+        while Slot::all().any(|slot| slots.state(slot) == State::Unchecked) {
+            thread::yield_now();
+        }
+        Self { slots, indexes, journals, writers, readers, asked, indexing, recyclers }
+    }
+
+    fn stop(self) {
+        self.readers.close();
+        self.writers.close();
+        self.asked.into_iter().for_each(|thread| thread.join().unwrap());
+        self.indexes.close();
+        self.journals.close();
+        self.indexing.into_iter().for_each(|thread| thread.join().unwrap());
+        for recycler in self.recyclers {
+            recycler.join().unwrap();
+        }
+    }
+
+    fn put(&self, path: &str, chunks: &[u8]) -> BlobMeta {
+        wait(self.writers.put(Slot::of(path), blob(path, chunks))).unwrap().record
+    }
+
+    fn delete(&self, path: &str) {
+        wait(self.writers.delete(Slot::of(path), path, Which::Newest, Conditions::default())).unwrap();
+    }
+
+    fn begin(&self, slot: Slot, target: &str) {
+        wait(self.writers.begin_object(slot, target.to_owned())).unwrap();
+    }
+
+    fn archive(&self, slot: Slot, row: Row, place: Place, expected: Option<&str>) -> bool {
+        wait(self.writers.archive(slot, row, place, expected.map(str::to_owned))).unwrap()
+    }
+
+    fn drop_chunk(&self, slot: Slot, row: Row, byte: u8, target: &str) -> bool {
+        wait(self.writers.drop_chunk(slot, row, id(byte), target.to_owned())).unwrap()
+    }
+
+    fn bring_back(&self, slot: Slot, row: Row, byte: u8) {
+        wait(self.writers.brought_back(slot, row, id(byte))).unwrap();
+    }
+
+    fn archived(&self, slot: Slot, row: Row) -> Vec<Archived> {
+        wait(self.readers.archived(slot, row)).unwrap()
+    }
+
+    fn chunk(&self, slot: Slot, row: Row, number: u64) -> Option<Archived> {
+        wait(self.readers.archived_chunk(slot, row, number)).unwrap()
+    }
+
+    fn leftovers(&self, slot: Slot) -> Vec<String> {
+        wait(self.readers.leftovers(slot, String::new(), 99)).unwrap()
+    }
+
+    fn chunks_of(&self, slot: Slot, blob: BlobId) -> Vec<ChunkId> {
+        wait(self.readers.chunks_of(slot, blob)).unwrap().unwrap()
+    }
+}
+
+#[test]
+fn a_chunk_goes_to_the_archive_and_comes_back() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let slot = Slot::of("p");
+    assert_eq!(node.leftovers(slot), [""; 0], "unborn");
+    assert_eq!(node.archived(slot, Row(1)), []);
+    // Two chunks are equal: they have one file and one row.
+    let BlobMeta { row, blob_id, .. } = node.put("p", &[1, 1, 2, 3]);
+    assert_eq!((node.archived(slot, row), node.chunk(slot, row, 0)), (Vec::new(), None));
+    node.begin(slot, "s3://b/1");
+    assert_eq!(node.leftovers(slot), ["s3://b/1"], "nothing names it yet");
+    assert!(node.archive(slot, row, place(1, "s3://b/1"), None));
+    assert_eq!(node.leftovers(slot), [""; 0]);
+    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/1", false)]);
+    assert_eq!(node.chunks_of(slot, blob_id), [1, 1, 2, 3].map(id));
+    assert!(node.drop_chunk(slot, row, 1, "s3://b/1"));
+    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/1", true)]);
+    assert_eq!(node.chunk(slot, row, 0), node.chunk(slot, row, 1));
+    assert_eq!(node.chunk(slot, row, 1), Some(row_of(1, "s3://b/1", true)));
+    assert_eq!(node.chunk(slot, row, 2), None);
+    assert_eq!(node.chunks_of(slot, blob_id), [2, 3].map(id), "they have no file here");
+    node.bring_back(slot, row, 1);
+    node.bring_back(slot, row, 2);
+    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/1", false)]);
+    assert_eq!(node.chunks_of(slot, blob_id), [1, 1, 2, 3].map(id));
+    assert!(node.drop_chunk(slot, row, 1, "s3://b/1"), "once more");
+    assert_eq!(node.chunks_of(slot, blob_id), [2, 3].map(id));
+    node.stop();
+    let node = Node::start(home.path());
+    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/1", true)], "after a start");
+    node.stop();
+}
+
+#[test]
+fn a_row_is_replaced_only_where_it_is_the_expected_one() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let slot = Slot::of("p");
+    let row = node.put("p", &[1, 2]).row;
+    for target in ["s3://b/1", "s3://b/2", "s3://b/3"] {
+        node.begin(slot, target);
+    }
+    assert!(!node.archive(slot, row, place(1, "s3://b/1"), Some("s3://b/2")), "there is no row");
+    assert!(node.archive(slot, row, place(1, "s3://b/1"), None));
+    assert!(!node.archive(slot, row, place(1, "s3://b/2"), None), "there is one");
+    assert!(!node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/3")));
+    assert!(!node.drop_chunk(slot, row, 1, "s3://b/2"), "another object");
+    assert!(!node.drop_chunk(slot, row, 2, "s3://b/1"), "another chunk");
+    assert!(node.drop_chunk(slot, row, 1, "s3://b/1"));
+    assert_eq!(node.leftovers(slot), ["s3://b/2", "s3://b/3"]);
+    assert!(node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/1")));
+    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/2", true)], "a file does not come by that");
+    assert_eq!(node.leftovers(slot), ["s3://b/1", "s3://b/3"]);
+    // The same object again is in use.
+    assert!(node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/2")));
+    assert_eq!(node.leftovers(slot), ["s3://b/1", "s3://b/3"]);
+    node.stop();
+}
+
+#[test]
+fn only_chunks_of_live_versions_are_archived() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let slot = Slot::of("p");
+    let row = node.put("p", &[1, 2]).row;
+    node.begin(slot, "s3://b/1");
+    assert!(!node.archive(slot, Row(row.0 + 1), place(1, "s3://b/1"), None), "no version");
+    assert!(!node.archive(slot, row, place(3, "s3://b/1"), None), "no chunk of it");
+    assert!(!node.archive(slot, row, place(2, "s3://b/1"), None), "a shorter one");
+    assert!(node.archive(slot, row, place(1, "s3://b/1"), None));
+    node.delete("p");
+    assert!(!node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/1")));
+    assert!(!node.drop_chunk(slot, row, 1, "s3://b/1"));
+    assert_eq!(node.archived(slot, row), []);
+    assert_eq!(node.chunk(slot, row, 0), Some(row_of(1, "s3://b/1", false)), "its chunks are still there");
+    assert_eq!(node.leftovers(slot), [""; 0]);
+    node.stop();
+}
+
+#[test]
+fn what_the_archive_has_of_a_version_whose_chunks_go_is_left_over_but_for_what_another_one_names() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let slot = Slot::of("p");
+    let beside = (0..99_999).map(|number| format!("q/{number}")).find(|path| Slot::of(path) == slot).unwrap();
+    let (row, other) = (node.put("p", &[1, 2, 3]).row, node.put(&beside, &[1, 3]).row);
+    assert!(node.archive(slot, row, place(1, "s3://b/shared"), None));
+    assert!(node.archive(slot, row, place(2, "s3://b/own"), None));
+    assert!(node.archive(slot, other, place(1, "s3://b/shared"), None));
+    assert!(node.drop_chunk(slot, row, 1, "s3://b/shared"));
+    assert!(node.drop_chunk(slot, other, 1, "s3://b/shared"));
+    node.delete("p");
+    assert_eq!(node.leftovers(slot), [""; 0], "its chunks are still there");
+    wait(node.writers.dropped(slot, vec![row])).unwrap();
+    assert_eq!(node.leftovers(slot), ["s3://b/own"]);
+    assert_eq!(node.chunk(slot, row, 0), None);
+    assert_eq!(node.archived(slot, other), [row_of(1, "s3://b/shared", true)]);
+    let db = schema::open_reader(&dir_of(home.path(), slot)).unwrap();
+    let count = |sql| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(count("SELECT count(*) FROM blob_chunk_archives"), 1);
+    assert_eq!(count("SELECT count(*) FROM archive_states"), 1);
+    node.delete(&beside);
+    wait(node.writers.dropped(slot, vec![other])).unwrap();
+    assert_eq!(node.leftovers(slot), ["s3://b/own", "s3://b/shared"]);
+    assert_eq!(count("SELECT count(*) FROM archive_states"), 0);
+    node.stop();
+}
+
+#[test]
+fn leftovers_are_told_in_order_until_they_are_forgotten() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let slot = Slot::of("p");
+    for target in ["s3://b/2", "s3://b/1", "s3://b/3", "s3://b/2"] {
+        node.begin(slot, target);
+    }
+    let page = |after: &str, limit| wait(node.readers.leftovers(slot, after.to_owned(), limit)).unwrap();
+    assert_eq!(page("", 2), ["s3://b/1", "s3://b/2"]);
+    assert_eq!(page("s3://b/2", 2), ["s3://b/3"]);
+    for target in ["s3://b/2", "s3://b/none"] {
+        wait(node.writers.forget_object(slot, target.to_owned())).unwrap();
+    }
+    assert_eq!(node.leftovers(slot), ["s3://b/1", "s3://b/3"]);
+    node.stop();
+}
+
+#[test]
+fn a_database_that_is_put_back_by_its_older_copy_is_recognised() {
+    let steps: [fn(&Node, Slot, Row); 4] = [
+        |node, slot, row| assert!(node.archive(slot, row, place(1, "s3://b/1"), None)),
+        |node, slot, row| assert!(node.drop_chunk(slot, row, 1, "s3://b/1")),
+        |node, slot, row| assert!(node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/1"))),
+        |node, slot, row| node.bring_back(slot, row, 1),
+    ];
+    let home = tempfile::tempdir().unwrap();
+    let (root, older, newer) =
+        (home.path().join("disk"), home.path().join("older"), home.path().join("newer"));
+    std::fs::create_dir_all(&root).unwrap();
+    let slot = Slot::of("p");
+    let dir = dir_of(&root, slot);
+    let node = Node::start(&root);
+    let row = node.put("p", &[1, 2]).row;
+    node.stop();
+    for (number, step) in steps.into_iter().enumerate() {
+        copy(&dir, &older);
+        let node = Node::start(&root);
+        step(&node, slot, row);
+        node.stop();
+        copy(&dir, &newer);
+        copy(&older, &dir);
+        let node = Node::start(&root);
+        assert!(node.slots.is_lost(slot), "step {number}: {:?}", node.slots.state(slot));
+        node.stop();
+        copy(&newer, &dir);
+    }
+    let node = Node::start(&root);
+    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/2", false)]);
+    node.stop();
+}
+
+#[test]
+fn what_leads_to_space_may_use_the_ballast_and_bringing_back_may_not() {
+    let target = || "s3://b/1".to_owned();
+    let frees = [
+        Op::BeginObject(target(), oneshot::channel().0),
+        Op::Archive { row: Row(1), place: place(1, "s3://b/1"), expected: None, reply: oneshot::channel().0 },
+        Op::DropChunk { row: Row(1), chunk: id(1), target: target(), reply: oneshot::channel().0 },
+        Op::ForgetObject(target(), oneshot::channel().0),
+    ];
+    assert!(frees.iter().all(Op::may_use_ballast));
+    assert!(!Op::BroughtBack(Row(1), id(1), oneshot::channel().0).may_use_ballast());
+}
+
+/// A slot of the format before, with one version.
+struct Before {
+    dir: PathBuf,
+    db: Connection,
+    record: BlobMeta,
+    _home: tempfile::TempDir,
+}
+
+fn moment(seq: u64) -> Moment {
+    Moment { seq, now: Timestamp(1), keep_versions: 0 }
+}
+
+impl Before {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        let dir = home.path().join("7");
+        assert!(birth::bear(&[&dir]).iter().all(std::result::Result::is_ok));
+        let db = Connection::open(dir.join(schema::FILE)).unwrap();
+        let record = apply::put(&db, &blob("p", &[1, 2]), moment(1)).unwrap().record;
+        db.execute_batch(
+            "DROP TABLE archive_states; DROP TABLE archive_leftovers;
+             DROP INDEX idx_blob_chunk_archives_target_path; PRAGMA user_version = 2; VACUUM",
+        )
+        .unwrap();
+        Self { dir, db, record, _home: home }
+    }
+}
+
+#[test]
+fn a_database_of_the_format_before_has_an_empty_archive_until_its_writer_opens_it() {
+    let Before { dir, db, record, _home } = Before::new();
+    let reader = schema::open_reader(&dir).unwrap();
+    let row = record.row;
+    assert_eq!(of(&reader, row).unwrap(), []);
+    assert_eq!(chunk(&reader, row, 0).unwrap(), None);
+    assert_eq!(leftovers(&reader, "", 9).unwrap(), [""; 0]);
+    assert_eq!(query::chunks_of(&reader, record.blob_id).unwrap(), Some([1, 2].map(id).to_vec()));
+    assert_eq!(archive(&db, row, &place(1, "x"), None, moment(2)).unwrap(), None);
+    assert_eq!(drop_chunk(&db, row, id(1), "x", moment(2)).unwrap(), None);
+    assert_eq!(brought_back(&db, row, id(1), moment(2)).unwrap(), None);
+    forget(&db, "x").unwrap();
+    let writer = schema::open_writer(&dir, Durability::Full).unwrap();
+    assert!(has_archives(&writer).unwrap() && has_archives(&reader).unwrap());
+    begin(&writer, "x", Timestamp(1)).unwrap();
+    // By a connection that was opened before there were such tables.
+    assert_eq!(leftovers(&reader, "", 9).unwrap(), ["x"]);
+    assert_eq!(archive(&writer, row, &place(1, "x"), None, moment(2)).unwrap(), Some("p".to_owned()));
+    assert_eq!(of(&reader, row).unwrap(), [row_of(1, "x", false)]);
+    assert_eq!(query::last_seq(&reader).unwrap(), 2);
+    drop(writer);
+    assert!(has_archives(&schema::open_writer(&dir, Durability::Full).unwrap()).unwrap());
+    let found: String = reader.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(found, "ok");
+}
+
+#[test]
+fn a_full_disk_leaves_the_format_before_and_deletes_go_on() {
+    let Before { dir, db, record, _home } = Before::new();
+    let pages = |most: u32| {
+        let set = format!("PRAGMA max_page_count = {most}");
+        db.query_row(&set, [], |row| row.get::<_, i64>(0)).unwrap();
+    };
+    pages(1);
+    schema::upgrade(&db).unwrap();
+    assert!(!has_archives(&db).unwrap() && db.is_autocommit());
+    assert!(schema::is_full(&begin(&db, "x", Timestamp(1)).unwrap_err()));
+    apply::delete(&db, "p", Which::Newest, &Conditions::default(), moment(2)).unwrap();
+    apply::dropped(&db, &[record.row], moment(3)).unwrap();
+    assert!(!has_archives(&db).unwrap());
+    // With space again the first object brings the tables.
+    pages(9999);
+    begin(&db, "x", Timestamp(1)).unwrap();
+    let reader = schema::open_reader(&dir).unwrap();
+    assert_eq!(leftovers(&reader, "", 9).unwrap(), ["x"]);
+}
+
+#[test]
+fn databases_of_other_formats_are_refused() {
+    for format in [1, 4] {
+        let Before { dir, db, _home, .. } = Before::new();
+        db.pragma_update(None, "user_version", format).unwrap();
+        for refused in [schema::open_reader(&dir), schema::open_writer(&dir, Durability::Full)] {
+            let error = refused.unwrap_err();
+            assert!(schema::is_damaged(&error) && !schema::is_lost(&error), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_version_that_lacks_its_chunks_has_none_to_archive() {
+    let Before { db, record, _home, .. } = Before::new();
+    schema::upgrade(&db).unwrap();
+    assert!(archive(&db, record.row, &place(1, "x"), None, moment(2)).unwrap().is_some());
+    leave_all(&db, record.row, Timestamp(1)).unwrap();
+    assert_eq!(of(&db, record.row).unwrap().len(), 1, "it is live, and keeps what it has");
+    db.execute("UPDATE blobs SET hollow = 1", []).unwrap();
+    assert_eq!(archive(&db, record.row, &place(1, "y"), Some("x"), moment(3)).unwrap(), None);
+    assert_eq!(drop_chunk(&db, record.row, id(1), "x", moment(3)).unwrap(), None);
+}

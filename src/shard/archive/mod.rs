@@ -1,0 +1,26 @@
+//! Chunks that the archive alone has, as the cores see them: read in place, and brought back.
+//!
+//! What always holds: a core never talks to the store, it asks the archive's thread across the [desk]; and bytes from there count
+//! only if they have the checksums of the database, or the chunk's SHA-256. A chunk is away once its row says so: a file that
+//! is missing without that is damage.
+
+mod bringing;
+pub mod desk;
+pub(super) mod heat;
+mod reading;
+
+pub(super) use bringing::run as bring_back;
+pub(super) use reading::{in_object, object_of, read};
+
+use super::node::Node;
+use super::repair::damage::Place;
+use crate::base::error::Result;
+
+/// Whether the archive alone has a chunk.
+///
+/// # Errors
+/// Those of the metadata.
+pub async fn is_dropped(node: &Node, place: Place) -> Result<bool> {
+    let archived = node.readers.archived_chunk(place.slot, place.row, place.number).await?;
+    Ok(archived.is_some_and(|archived| archived.dropped))
+}
