@@ -432,8 +432,8 @@ pub const REPAIR_ANSWER_TIME: Duration = Duration::from_secs(5);
 pub const REPAIR_FETCH_TIME: Duration = Duration::from_secs(10);
 /// Time that a read waits for bytes that are damaged here, from all replicas together.
 pub const READ_REPAIR_TIME: Duration = Duration::from_secs(25);
-/// Such bytes that one core's reads hold, and those that the archive sends.
-pub const RESCUES_HELD: usize = 64 << 20;
+/// Such bytes that one core's reads hold.
+pub const RESCUES_HELD: usize = 32 << 20;
 /// How often the sweeper looks for chunks to drop, at most.
 pub const SWEEP_TICK: Duration = Duration::from_mins(1);
 /// Pause between the databases that are read after the start.
@@ -533,8 +533,18 @@ pub const ARCHIVE_OPERATIONS: usize = 8;
 pub const ARCHIVE_RESTORES: usize = 4;
 /// Chunks of an operation whose failures its report tells.
 pub const ARCHIVE_FAILED_SHOWN: usize = 16;
-/// Bytes of a chunk that are read, compared and sent at a time.
-pub const ARCHIVE_SOURCE_PIECE: usize = 2 << 20;
+/// Objects that cannot be deleted, after which the others of a slot wait for the next time.
+pub const LEFTOVERS_FAILURES: u32 = 3;
+/// Time after which an object of another bucket than that of the config is tried again.
+pub const LEFTOVERS_ELSEWHERE: Duration = Duration::from_hours(1);
+/// Blocks that one core's responses hold of blobs whose chunks are archived.
+pub const ARCHIVE_BLOCKS_HELD: usize = 64 << 20;
+/// Bytes from the archive that one core's reads hold on their way to their blocks.
+pub const ARCHIVE_READS_HELD: usize = 64 << 20;
+/// Reads of a core that ask a store which fails; more are refused at once.
+pub const ARCHIVE_READS_FAILING: usize = 8;
+/// Lost objects that are known.
+pub const ARCHIVE_LOST_MAX: usize = 1024;
 /// Bytes of an archived chunk that one response asks for ahead of what it sends.
 pub const READ_AHEAD_AWAY: u64 = 16 << 20;
 /// Reads of an archived chunk within [`ARCHIVE_HOT_TIME`] that have it brought back.
@@ -609,15 +619,18 @@ const _: () = {
     assert!(PART_SIZE / GRANULE_SIZE * 4 <= 4096, "a row of checksums is at most 4 KiB");
     assert!(CHUNK_SIZE.is_multiple_of(BUFFER_MAX as u64), "a whole chunk is filled by whole buffers");
     assert!(STORED_HEADERS_MAX < HEADERS_MAX, "what is stored came in a header section");
-    assert!(READ_AHEAD_AWAY * 4 <= RESCUES_HELD as u64, "several reads of archived chunks go ahead at once");
+    assert!(
+        READ_AHEAD_AWAY * 4 <= ARCHIVE_BLOCKS_HELD as u64,
+        "several reads of archived chunks go ahead at once"
+    );
+    assert!(
+        ARCHIVE_READS_HELD >= ARCHIVE_BLOCKS_HELD,
+        "who has a block for what it reads need not wait again"
+    );
     assert!(
         ARCHIVE_HEAD_TIME.as_secs() + ARCHIVE_IDLE_TIME.as_secs() < ARCHIVE_READ_TIME.as_secs(),
         "a read can try again"
     );
     assert!(PREFIX_MAX + 64 <= 1024, "a key has the length that stores take");
-    assert!(
-        (ARCHIVE_SOURCE_PIECE as u64).is_multiple_of(GRANULE_SIZE),
-        "what is sent at a time is compared by whole granules"
-    );
     assert!(BLOB_MAX / CHUNK_SIZE * 32 <= 16 << 20, "the chunk ids of the largest blob fit 16 MiB");
 };

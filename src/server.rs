@@ -28,7 +28,8 @@ use crate::io::bulk::registry::Registry;
 use crate::io::cache::BlockCache;
 use crate::io::listen;
 use crate::limits::{
-    BLOCKS_HELD, CONNECTIONS_PER_CORE, PROBE_TICK, READER_DATABASES, RING_MEMORY, STOP_LAST, WRITER_DATABASES,
+    ARCHIVE_BLOCKS_HELD, BLOCKS_HELD, CONNECTIONS_PER_CORE, PROBE_TICK, READER_DATABASES, RING_MEMORY,
+    STOP_LAST, WRITER_DATABASES,
 };
 use crate::meta::births::Births;
 use crate::meta::index::Indexes;
@@ -206,7 +207,8 @@ fn compose(
     let cache_bytes = config.storage.cache.bytes(memory());
     let send = config.network.send;
     let local = config.listen.public.ip().is_loopback();
-    let held = cores as u64 * (BLOCKS_HELD as u64 + RING_MEMORY);
+    let away = if config.archive.is_some() { ARCHIVE_BLOCKS_HELD } else { 0 };
+    let held = cores as u64 * ((BLOCKS_HELD + away) as u64 + RING_MEMORY);
     let registry = Arc::new(Registry::for_sending(send, local, cache_bytes + held)?);
     let durability = config.storage.durability;
     let shares = FileShares::of(cores);

@@ -57,11 +57,6 @@ impl Failure {
         }
         Self::new(kind(asked, status, code), what, &why)
     }
-
-    /// Whether it is worth another try.
-    pub fn may_pass(&self) -> bool {
-        matches!(self.kind, Kind::Busy | Kind::Unavailable)
-    }
 }
 
 fn kind(asked: Asked, status: u16, code: &str) -> Kind {
@@ -163,12 +158,5 @@ mod tests {
         for code in ["", "NotFound", "NoSuchBucket"] {
             assert_eq!(kind(Asked::Bucket, 404, code), Kind::Denied, "{code}");
         }
-    }
-
-    #[test]
-    fn only_what_passes_is_tried_again() {
-        let passes = |kind| Failure::new(kind, "PUT s3://b/k", "no").may_pass();
-        assert!(passes(Kind::Busy) && passes(Kind::Unavailable));
-        assert!(!passes(Kind::Missing) && !passes(Kind::Denied) && !passes(Kind::Wrong));
     }
 }

@@ -82,11 +82,6 @@ impl Target {
         Ok(Self { client: Client::from_conf(config.build()), bucket: settings.bucket.clone() })
     }
 
-    /// Where new objects go.
-    pub fn bucket(&self) -> &str {
-        &self.bucket
-    }
-
     /// Stores an object; the store compares the body with `sha256`. `body` yields its bytes in order. An object whose
     /// body fails or ends early is [`Kind::Wrong`], and so is one that the store took for another.
     ///

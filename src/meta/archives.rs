@@ -93,6 +93,24 @@ pub(super) fn chunk(db: &Connection, row: Row, number: u64) -> Result<Option<Arc
     .optional()
 }
 
+/// Those of some chunks of a version that this node keeps no files of.
+pub(super) fn dropped_among(db: &Connection, row: Row, ids: &[ChunkId]) -> Result<HashSet<ChunkId>> {
+    if !has_archives(db)? {
+        return Ok(HashSet::new());
+    }
+    let mut is_dropped = db.prepare_cached(
+        "SELECT 1 FROM blob_chunk_archives JOIN archive_states USING (pk)
+         WHERE blob_id = (SELECT blob_id FROM blobs WHERE pk = ?1) AND chunk_id = ?2 AND dropped = 1",
+    )?;
+    let mut dropped = HashSet::new();
+    for id in ids {
+        if is_dropped.exists((row.0, id.to_string()))? {
+            dropped.insert(*id);
+        }
+    }
+    Ok(dropped)
+}
+
 /// The chunks of a blob that this node keeps no files of.
 pub(super) fn dropped_of(db: &Connection, blob: BlobId) -> Result<HashSet<ChunkId>> {
     if !has_archives(db)? {

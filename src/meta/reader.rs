@@ -3,6 +3,7 @@
 //! A reader sees what is committed and synced, never what a writer is in the middle of: what the journal has of a slot is
 //! brought to its database first. A database that turns out damaged takes its slot out of service.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -74,6 +75,7 @@ enum Question {
 /// A question about the archive.
 enum Asked {
     Of { row: Row, reply: Reply<Vec<Archived>> },
+    DroppedAmong { row: Row, ids: Vec<ChunkId>, reply: Reply<HashSet<ChunkId>> },
     Chunk { row: Row, number: u64, reply: Reply<Option<Archived>> },
     Leftovers { after: String, limit: usize, reply: Reply<Vec<String>> },
 }
@@ -226,6 +228,11 @@ impl Readers {
         self.ask(slot, |reply| Question::Archive(Asked::Of { row, reply })).await
     }
 
+    /// Those of some chunks of a version that this node keeps no files of.
+    pub async fn dropped_among(&self, slot: Slot, row: Row, ids: Vec<ChunkId>) -> Result<HashSet<ChunkId>> {
+        self.ask(slot, |reply| Question::Archive(Asked::DroppedAmong { row, ids, reply })).await
+    }
+
     /// One chunk of a version, if it is archived. That of a tombstone is told until its chunks go, for reads that began before.
     pub async fn archived_chunk(&self, slot: Slot, row: Row, number: u64) -> Result<Option<Archived>> {
         self.ask(slot, |reply| Question::Archive(Asked::Chunk { row, number, reply })).await
@@ -375,6 +382,11 @@ impl Reader {
         match asked {
             Asked::Of { row, reply } => {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(Vec::new()), |db| archives::of(db, row))?));
+            }
+            Asked::DroppedAmong { row, ids, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(HashSet::new()), |db| archives::dropped_among(db, row, &ids))?)
+                });
             }
             Asked::Chunk { row, number, reply } => {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(None), |db| archives::chunk(db, row, number))?));

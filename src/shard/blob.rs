@@ -18,7 +18,7 @@ use crate::base::parts::{Part, Parts};
 use crate::base::slot::Slot;
 use crate::chunk::layout;
 use crate::chunk::read::{self, ReadError, Source};
-use crate::io::budget::Share;
+use crate::io::budget::{Budget, Share};
 use crate::io::bulk::memory::{Gather, Region};
 use crate::io::cache::BlockSlice;
 use crate::limits::{CHUNK_SIZE, PART_SIZE, PARTS_PER_QUESTION};
@@ -79,6 +79,11 @@ impl Blob {
     /// Whether it was found to be in the archive, all of it or some.
     pub(super) fn is_away(&self) -> bool {
         self.away.get()
+    }
+
+    /// What its blocks are taken from.
+    pub(super) fn blocks(&self) -> &Budget {
+        if self.is_away() { &self.core.archived_blocks } else { &self.core.blocks }
     }
 
     /// Bytes.

@@ -29,8 +29,8 @@ use crate::io::hashing::Hashing;
 use crate::io::listen;
 use crate::io::storage::StorageThreads;
 use crate::limits::{
-    BLOCKS_HELD, BULK_LAST_WAIT, FIRST_BUFFERS, MORE_BUFFERS, OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD,
-    RESCUES_HELD, RING_ENTRIES, STOP_TIME,
+    ARCHIVE_BLOCKS_HELD, ARCHIVE_READS_HELD, BLOCKS_HELD, BULK_LAST_WAIT, FIRST_BUFFERS, MORE_BUFFERS,
+    OPEN_CHUNK_IDLE, OPEN_CHUNKS, PAGES_HELD, RESCUES_HELD, RING_ENTRIES, STOP_TIME,
 };
 use crate::metrics::RequestLabels;
 
@@ -51,8 +51,14 @@ pub struct Core {
     pub(super) blocks: Budget,
     /// Chunk files that are open for reading.
     pub(super) files: OpenFiles,
-    /// What reads may hold of bytes that other replicas send for damaged ones, and the archive for those it alone has.
+    /// What reads may hold of bytes that other replicas send for damaged ones.
     pub(super) rescues: Budget,
+    /// What responses may hold in blocks of blobs whose chunks are archived: those that wait for the store leave room to others.
+    pub(super) archived_blocks: Budget,
+    /// What reads may hold of bytes from the archive on their way to their blocks.
+    pub(super) archived_reads: Budget,
+    /// Reads that wait for the archive.
+    pub(super) reads_away: Cell<usize>,
     /// Which archived chunks are read again and again.
     pub(super) heat: RefCell<Heat>,
     /// What listings may hold.
@@ -94,6 +100,9 @@ impl Core {
             blocks: Budget::new(BLOCKS_HELD),
             files: OpenFiles::new(OPEN_CHUNKS.min(node.open_chunks), node.damages.replaced()),
             rescues: Budget::new(RESCUES_HELD),
+            archived_blocks: Budget::new(ARCHIVE_BLOCKS_HELD),
+            archived_reads: Budget::new(ARCHIVE_READS_HELD),
+            reads_away: Cell::new(0),
             heat: RefCell::new(Heat::new()),
             pages: Budget::new(PAGES_HELD),
             peer_pages: Budget::new(PAGES_HELD),

@@ -148,7 +148,7 @@ impl Node {
         let slow = slow.map(|disk| {
             format!("disk {} is slow: it took {:?} to answer", disk.root().display(), disk.health().latency())
         });
-        slow.chain(self.archive.as_ref().and_then(|desk| desk.trouble())).collect()
+        slow.chain(self.archive.iter().flat_map(|desk| desk.notices())).collect()
     }
 
     /// Whether every slot has been looked at since the start.

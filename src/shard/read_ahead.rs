@@ -95,7 +95,7 @@ impl ReadAhead {
             }
             None => {
                 let range = at..piece_end(at, self.left.end.min(at.saturating_add(stride)));
-                let blocks = &self.blob.core.blocks;
+                let blocks = self.blob.blocks();
                 let cost = self.blob.cost(&range);
                 let share = match blocks.try_take(cost) {
                     Some(share) => share,
@@ -124,7 +124,7 @@ impl ReadAhead {
         let window = if self.blob.is_away() { self.window.max(READ_AHEAD_AWAY) } else { self.window };
         while self.next < self.left.end && self.next < self.left.start + window {
             let range = self.next..piece_end(self.next, self.left.end);
-            let Some(share) = self.blob.core.blocks.try_take(self.blob.cost(&range)) else { return };
+            let Some(share) = self.blob.blocks().try_take(self.blob.cost(&range)) else { return };
             let (start, end) = (range.start, range.end);
             let read = if let Some(block) = self.blob.peek(&range) {
                 Read::Ready(Piece::Block(block, share))
@@ -178,7 +178,7 @@ impl Sequence {
             if blob.peek(&piece).is_some() {
                 continue;
             }
-            let Some(share) = blob.core.blocks.try_take(blob.cost(&piece)) else { return };
+            let Some(share) = blob.blocks().try_take(blob.cost(&piece)) else { return };
             let blob = Rc::clone(blob);
             // What cannot be read is reported to who asks for it.
             monoio::spawn(async move { drop(blob.read(share, piece).await) });

@@ -12,7 +12,6 @@ use super::list::limit;
 use super::replicated;
 use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
-use crate::base::ids::ChunkId;
 use crate::base::parts::{ChunkRef, chunk_refs};
 use crate::base::path::BlobPath;
 use crate::base::slot::Slot;
@@ -169,9 +168,10 @@ pub(super) async fn chunks(core: &Rc<Core>, path: &BlobPath, query: &Query) -> H
     let share = room_for_page(core, count as usize).await?;
     let (slot, readers) = (Slot::of(path), &core.node.readers);
     let ids = readers.chunk_ids(slot, record.row, first, count).await?;
-    let archived =
-        if core.node.archive.is_some() { readers.archived(slot, record.row).await? } else { Vec::new() };
-    let dropped: HashSet<ChunkId> = archived.iter().filter(|it| it.dropped).map(|it| it.chunk).collect();
+    let dropped = match core.node.archive {
+        Some(_) => readers.dropped_among(slot, record.row, ids.clone()).await?,
+        None => HashSet::new(),
+    };
     let entry = |chunk: ChunkRef| ChunkEntry {
         id: chunk.id.to_string(),
         len: chunk.len,

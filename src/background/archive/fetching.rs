@@ -27,25 +27,21 @@ pub(super) async fn serve(archiver: Rc<Archiver>) {
 impl Archiver {
     /// Bytes of an object, or what the store said.
     async fn fetch(&self, target: &str, range: Range<u64>) -> Result<Vec<u8>, String> {
-        let metrics = &self.node.metrics.archive;
-        metrics.reads.inc();
-        let fetched = self.fetch_in_time(target, range).await;
-        match &fetched {
-            Ok(bytes) => metrics.fetched_bytes.inc_by(bytes.len() as u64),
-            Err(_) => metrics.read_failures.inc(),
-        };
-        fetched
-    }
-
-    async fn fetch_in_time(&self, target: &str, range: Range<u64>) -> Result<Vec<u8>, String> {
         let at = target.parse::<Location>().map_err(|error| format!("{target}: {error}"))?;
         let asked = self
             .store
             .ask("get", &at.bucket, ARCHIVE_TRIES, async |store| store.get(&at, range.clone()).await);
         // A little less than who asked waits, so that it hears the reason.
         match timeout(ARCHIVE_READ_TIME.saturating_sub(ARCHIVE_RETRY_PAUSE), asked).await {
-            Ok(Ok(bytes)) => Ok(bytes),
+            Ok(Ok(bytes)) => {
+                self.node.metrics.archive.fetched_bytes.inc_by(bytes.len() as u64);
+                self.desk.lost.found(target);
+                Ok(bytes)
+            }
             Ok(Err(failure)) if failure.kind == Kind::Missing => {
+                if self.desk.lost.miss(target) {
+                    tracing::error!(object = %target, "the archive has lost what it alone should have");
+                }
                 Err(format!("{}: the archive has lost it", failure.message))
             }
             Ok(Err(failure)) => Err(failure.message),

@@ -27,7 +27,12 @@ pub(super) struct Held {
 impl Keys {
     /// Holds a key of a slot.
     pub(super) fn hold(self: &Rc<Self>, desk: &Arc<Desk>, slot: Slot, name: String) -> Held {
-        self.0.borrow_mut().insert(name.clone(), None);
+        let now = Instant::now();
+        let mut held = self.0.borrow_mut();
+        // Of those whose time is over nobody may have asked.
+        held.retain(|_, until| until.is_none_or(|until| until > now));
+        held.insert(name.clone(), None);
+        drop(held);
         Held { keys: Rc::clone(self), desk: Arc::clone(desk), slot, name }
     }
 

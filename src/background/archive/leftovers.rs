@@ -12,12 +12,16 @@ use super::Archiver;
 use crate::archive::location::Location;
 use crate::base::error::Result;
 use crate::base::slot::Slot;
-use crate::limits::{ARCHIVE_PAUSE_MIN, CHECK_RETRY, LEFTOVERS_PAGE, LEFTOVERS_PAUSE, VERIFY_PAUSE};
+use crate::limits::{
+    ARCHIVE_PAUSE_MIN, CHECK_RETRY, LEFTOVERS_ELSEWHERE, LEFTOVERS_FAILURES, LEFTOVERS_PAGE, LEFTOVERS_PAUSE,
+    VERIFY_PAUSE,
+};
 use crate::meta::slots::State;
 
 /// Deletes for as long as the node runs.
 pub(super) async fn run(archiver: Rc<Archiver>) {
-    while !archiver.node.slots_checked() {
+    let begun = Instant::now();
+    while !archiver.node.slots_checked() && begun.elapsed() < LEFTOVERS_PAUSE {
         sleep(CHECK_RETRY).await;
     }
     let now = Instant::now();
@@ -27,13 +31,15 @@ pub(super) async fn run(archiver: Rc<Archiver>) {
             due.insert(slot, Instant::now());
         }
         for slot in take_due(&mut due, Instant::now()) {
-            if archiver.node.slots.state(slot) != State::Ready {
-                continue;
-            }
-            let again = archiver.clean(slot).await.unwrap_or_else(|error| {
-                tracing::debug!(%slot, %error, "objects that no row names stay for now");
-                Some(LEFTOVERS_PAUSE)
-            });
+            let again = match archiver.node.slots.state(slot) {
+                State::Unborn => None,
+                // It may be in service by then.
+                State::Unchecked | State::Failed => Some(LEFTOVERS_PAUSE),
+                State::Ready => archiver.clean(slot).await.unwrap_or_else(|error| {
+                    tracing::debug!(%slot, %error, "objects that no row names stay for now");
+                    Some(LEFTOVERS_PAUSE)
+                }),
+            };
             if let Some(pause) = again {
                 due.entry(slot).or_insert_with(|| Instant::now() + pause);
             }
@@ -58,30 +64,41 @@ impl Archiver {
     async fn clean(&self, slot: Slot) -> Result<Option<Duration>> {
         // A row that is on its way counts.
         self.node.writers.barrier(slot).await?;
-        let (mut after, mut again) = (String::new(), None::<Duration>);
+        let (mut after, mut again, mut failures) = (String::new(), None::<Duration>, 0_u32);
         loop {
-            let page = self.node.readers.leftovers(slot, after, LEFTOVERS_PAGE).await?;
-            let Some(last) = page.last().cloned() else { return Ok(again) };
+            let page = self.node.readers.leftovers(slot, after.clone(), LEFTOVERS_PAGE).await?;
             let whole = page.len() >= LEFTOVERS_PAGE;
             for name in page {
                 let wait = match self.keys.wait(&name, Instant::now()) {
                     Some(wait) => Some(wait),
-                    None => self.delete(slot, name).await?,
+                    // Asked again: a row may name it by now, and nobody who does not hold its key can have a row name it later.
+                    None if self.is_left(slot, &after, &name).await? => self.delete(slot, &name).await?,
+                    None => None,
                 };
+                failures += u32::from(wait.is_some_and(|wait| wait >= LEFTOVERS_PAUSE));
                 again = again.into_iter().chain(wait).min();
+                if failures >= LEFTOVERS_FAILURES {
+                    return Ok(again);
+                }
+                after = name;
             }
             if !whole {
                 return Ok(again);
             }
-            after = last;
         }
     }
 
+    /// Whether an object, the next leftover behind `before` a moment ago, is one still.
+    async fn is_left(&self, slot: Slot, before: &str, name: &str) -> Result<bool> {
+        let next = self.node.readers.leftovers(slot, before.to_owned(), 1).await?;
+        Ok(next.first().is_some_and(|next| next == name))
+    }
+
     /// Deletes one; when to try again, if it cannot be.
-    async fn delete(&self, slot: Slot, name: String) -> Result<Option<Duration>> {
+    async fn delete(&self, slot: Slot, name: &str) -> Result<Option<Duration>> {
         let Ok(at) = name.parse::<Location>() else {
             tracing::warn!(%slot, object = %name, "what should be an object's place is none: it is forgotten");
-            self.node.writers.forget_object(slot, name).await?;
+            self.node.writers.forget_object(slot, name.to_owned()).await?;
             return Ok(None);
         };
         while self.desk.health.pause(Instant::now()).is_some() {
@@ -90,10 +107,12 @@ impl Archiver {
         let deleted = self.store.ask("delete", &at.bucket, 1, async |target| target.delete(&at).await);
         if let Err(failure) = deleted.await {
             tracing::warn!(%slot, %failure, "an object that no row names cannot be deleted yet");
-            return Ok(Some(LEFTOVERS_PAUSE));
+            // One of an earlier config may never be.
+            let is_ours = at.bucket == self.settings.bucket;
+            return Ok(Some(if is_ours { LEFTOVERS_PAUSE } else { LEFTOVERS_ELSEWHERE }));
         }
-        self.node.writers.forget_object(slot, name).await?;
         self.node.metrics.archive.leftovers_deleted.inc();
+        self.node.writers.forget_object(slot, name.to_owned()).await?;
         Ok(None)
     }
 }

@@ -8,12 +8,13 @@
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet, spawn_blocking};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::Archiver;
 use super::report::Running;
@@ -193,6 +194,8 @@ impl Archiver {
         if let Err(error) = self.move_all(&version, running).await {
             fail(error.message.into_owned());
         }
+        // Who has the files open keeps their space.
+        self.node.damages.note_replaced();
         drop(working);
         Ok(())
     }
@@ -247,8 +250,8 @@ impl Archiver {
         version.go_on()?;
         let (slot, row) = (version.slot, version.whole.row);
         let found = self.node.readers.archived_chunk(slot, row, chunk.number).await?;
-        if found.as_ref().is_some_and(|found| found.dropped) {
-            return Ok(Moved::Already);
+        if let Some(found) = found.as_ref().filter(|found| found.dropped) {
+            return self.let_go_again(version, chunk, &found.target).await;
         }
         let source = self.source(version, chunk).await?;
         let mut named = found.map(|found| found.target);
@@ -311,12 +314,17 @@ impl Archiver {
             self.budget.begin(chunk.len).await;
             let (credentials, store) = self.store.target();
             let (sender, body) = mpsc::channel(1);
-            let (fed, stored) =
-                tokio::join!(source.feed(sender, &self.budget), store.put(&at, chunk.len, chunk.id.0, body));
+            let mut feeding = pin!(source.feed(sender, &self.budget));
+            let mut storing = pin!(store.put(&at, chunk.len, chunk.id.0, body));
+            let (fed, stored) = tokio::select! {
+                fed = &mut feeding => (Some(fed), storing.await),
+                // A store that has answered may take no more, and nobody waits for it to.
+                stored = &mut storing => (timeout(Duration::ZERO, feeding).await.ok(), stored),
+            };
             let stored = match fed {
-                Err(fault) => return Err(self.damaged(version, chunk, &fault).await),
-                Ok(true) => stored,
-                Ok(false) => stored.and_then(|()| Err(not_all(&at))),
+                Some(Err(fault)) => return Err(self.damaged(version, chunk, &fault).await),
+                Some(Ok(true)) => stored,
+                Some(Ok(false)) | None => stored.and_then(|()| Err(not_all(&at))),
             };
             self.store.note("put", &at.bucket, &stored);
             let Err(failure) = stored else {
@@ -369,10 +377,7 @@ impl Archiver {
         let verified = spawn_blocking(move || kept::verify(&slot_dir, blob, id, len, false)).await;
         match verified {
             Ok(Ok(Some(_))) => None,
-            Ok(Ok(None) | Err(_)) => {
-                let fault = Fault::Io(io::Error::other("its bytes have another SHA-256"));
-                Some(self.damaged(version, chunk, &fault).await)
-            }
+            Ok(Ok(None) | Err(_)) => Some(self.damaged(version, chunk, &Fault::Hash).await),
             Err(_) => Some(Trouble::Over),
         }
     }
@@ -410,7 +415,12 @@ impl Archiver {
             let range = from..len.min(from + PART_SIZE);
             from = range.end;
             let get = async |store: Target| store.get(at, range.clone()).await;
-            let bytes = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get).await?;
+            let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get);
+            let Ok(got) = timeout(ARCHIVE_READ_TIME, asked).await else {
+                let message = format!("GET {at}: a part of it was not had within {ARCHIVE_READ_TIME:?}");
+                return Err(Failure { kind: Kind::Unavailable, message });
+            };
+            let bytes = got?;
             self.node.metrics.archive.fetched_bytes.inc_by(bytes.len() as u64);
             if from >= len {
                 return Ok(hash.finish(&bytes));
@@ -426,15 +436,33 @@ impl Archiver {
             return Err(self.changed(version).await);
         }
         self.node.metrics.archive.chunks_dropped.inc();
-        let path = layout::chunk_file(self.node.slot_dir(slot), whole.blob, chunk.id);
-        let removed = spawn_blocking(move || std::fs::remove_file(path)).await;
-        self.node.damages.note_replaced();
+        self.remove_file(version, chunk).await?;
         self.node.damages.found_good(Place { slot, row: whole.row, number: chunk.number });
+        Ok(Moved::Dropped)
+    }
+
+    /// Removes the file of a chunk that has none by its row, as a crash between the two leaves it.
+    async fn let_go_again(&self, version: &Version, chunk: &Chunk, target: &str) -> Step<Moved> {
+        let path = layout::chunk_file(self.node.slot_dir(version.slot), version.whole.blob, chunk.id);
+        if matches!(spawn_blocking(move || path.try_exists()).await, Ok(Ok(true))) {
+            if !self.has(target, chunk).await? {
+                return Err(Trouble::Chunk(format!(
+                    "the archive does not have {target} any more, and a file of the chunk is still here: restore it"
+                )));
+            }
+            self.remove_file(version, chunk).await?;
+        }
+        Ok(Moved::Already)
+    }
+
+    async fn remove_file(&self, version: &Version, chunk: &Chunk) -> Step<()> {
+        let path = layout::chunk_file(self.node.slot_dir(version.slot), version.whole.blob, chunk.id);
+        let removed = spawn_blocking(move || std::fs::remove_file(path)).await;
         match removed.unwrap_or_else(|error| Err(io::Error::other(error.to_string()))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Trouble::Chunk(format!(
                 "the archive has it, and its file cannot be removed: {error}: see to the disk"
             ))),
-            _ => Ok(Moved::Dropped),
+            _ => Ok(()),
         }
     }
 
@@ -450,6 +478,9 @@ impl Archiver {
     /// Enters a damaged file, unless its version is gone.
     async fn damaged(&self, version: &Version, chunk: &Chunk, fault: &Fault) -> Trouble {
         let (slot, whole) = (version.slot, &version.whole);
+        if !fault.is_damage() {
+            return Trouble::Chunk(format!("its file cannot be looked at now: {fault}"));
+        }
         match self.node.readers.whole(slot, whole.row).await {
             Ok(None) => Trouble::Gone,
             Err(error) => error.into(),

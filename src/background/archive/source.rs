@@ -17,9 +17,7 @@ use tokio::task::spawn_blocking;
 use super::budget::Budget;
 use crate::base::checksum::first_mismatch;
 use crate::base::parts::Part;
-use crate::limits::{ARCHIVE_SOURCE_PIECE, GRANULE_SIZE, PART_SIZE};
-
-const _: () = assert!(ARCHIVE_SOURCE_PIECE as u64 == PART_SIZE, "what is read at a time is a part");
+use crate::limits::{GRANULE_SIZE, PART_SIZE};
 
 /// The file of a chunk, and what it should have.
 pub(super) struct Source {
@@ -40,6 +38,18 @@ pub(super) enum Fault {
     /// A granule has another checksum.
     #[error("the checksum of the 16 KiB at byte {0} is wrong")]
     Sum(u64),
+    /// It has other bytes than the chunk.
+    #[error("its bytes have another SHA-256")]
+    Hash,
+}
+
+impl Fault {
+    /// Whether it is the file's, and not one of a process that has too much in hand.
+    pub(super) fn is_damage(&self) -> bool {
+        let Self::Io(error) = self else { return true };
+        matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof)
+            || error.raw_os_error() == Some(libc::EIO)
+    }
 }
 
 impl Source {

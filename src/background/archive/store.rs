@@ -24,6 +24,8 @@ pub(super) struct Store {
     settings: Settings,
     /// Which credentials these are, counted, and who has them.
     target: RefCell<(u64, Target)>,
+    /// The credentials.
+    known: RefCell<Credentials>,
     /// When they were read again last.
     renewed: Mutex<Option<Instant>>,
 }
@@ -39,8 +41,9 @@ impl Store {
         settings: Settings,
         credentials: Credentials,
     ) -> Result<Self, String> {
-        let target = RefCell::new((0, Target::open(&settings, credentials)?));
-        Ok(Self { node, desk, settings, target, renewed: Mutex::default() })
+        let target = RefCell::new((0, Target::open(&settings, credentials.clone())?));
+        let known = RefCell::new(credentials);
+        Ok(Self { node, desk, settings, target, known, renewed: Mutex::default() })
     }
 
     /// Who asks, and by which credentials.
@@ -116,12 +119,20 @@ impl Store {
         *renewed = Some(Instant::now());
         let from = self.settings.credentials.clone();
         let loaded = spawn_blocking(move || from.load()).await.map_err(|error| error.to_string());
-        let opened = loaded.flatten().and_then(|credentials| Target::open(&self.settings, credentials));
+        let opened = loaded.flatten().and_then(|credentials| {
+            if *self.known.borrow() == credentials {
+                return Ok(None);
+            }
+            let target = Target::open(&self.settings, credentials.clone())?;
+            Ok(Some((credentials, target)))
+        });
         match opened {
-            Ok(target) => {
+            Ok(Some((credentials, target))) => {
+                *self.known.borrow_mut() = credentials;
                 *self.target.borrow_mut() = (refused + 1, target);
                 true
             }
+            Ok(None) => false,
             Err(error) => {
                 tracing::warn!(%error, "the archive refuses the credentials, and there are no others");
                 false

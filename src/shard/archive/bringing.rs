@@ -36,6 +36,9 @@ use crate::shard::repair::damage::Place;
 /// Brings back what is asked for, for as long as the core runs.
 pub(in crate::shard) async fn run(core: Rc<Core>, desk: Arc<Desk>) {
     while let Some(Bring { place, reply }) = desk.next(core.number).await {
+        if reply.is_canceled() {
+            continue;
+        }
         let brought = Box::pin(bring_back(&core, &desk, place)).await;
         if let Ok(Brought::Back(_)) = brought {
             core.node.metrics.archive.chunks_restored.inc();

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
@@ -16,7 +16,7 @@ use crate::archive::health::Health;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
-use crate::limits::{ARCHIVE_QUEUE, ARCHIVE_READ_TIME, ARCHIVE_RESTORES};
+use crate::limits::{ARCHIVE_LOST_MAX, ARCHIVE_QUEUE, ARCHIVE_READ_TIME, ARCHIVE_RESTORES};
 use crate::shard::repair::damage::Place;
 
 /// Bytes of an object that somebody waits for.
@@ -57,6 +57,40 @@ pub struct Desk {
     leftovers: Mutex<BTreeSet<Slot>>,
     /// How the store is.
     pub health: Health,
+    /// What it has lost.
+    pub lost: Lost,
+}
+
+/// Objects that the store does not have any more, as far as they were met by a read.
+#[derive(Default)]
+pub struct Lost(Mutex<BTreeSet<String>>);
+
+impl Lost {
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes one that is missing; true: that is news.
+    pub fn miss(&self, target: &str) -> bool {
+        let mut lost = self.lock();
+        lost.len() < ARCHIVE_LOST_MAX && lost.insert(target.to_owned())
+    }
+
+    /// Notes one that is there.
+    pub fn found(&self, target: &str) {
+        self.lock().remove(target);
+    }
+
+    /// What there is to say of them.
+    fn notice(&self) -> Option<String> {
+        let lost = self.lock();
+        let first = lost.first()?;
+        Some(format!(
+            "the archive has lost {} objects that hold the only copy of a chunk, such as {first}: put them back, or delete \
+             their versions",
+            lost.len()
+        ))
+    }
 }
 
 /// A blob that is worked on until this is dropped.
@@ -85,6 +119,7 @@ impl Desk {
             working: Arc::default(),
             leftovers: Mutex::default(),
             health: Health::new(),
+            lost: Lost::default(),
         }
     }
 
@@ -118,6 +153,11 @@ impl Desk {
     /// What fails of the store, for who looks after the node.
     pub fn trouble(&self) -> Option<String> {
         self.health.failing().map(|failing| format!("the archive fails {failing}"))
+    }
+
+    /// What an operator may want to know of the archive.
+    pub fn notices(&self) -> impl Iterator<Item = String> {
+        self.trouble().into_iter().chain(self.lost.notice())
     }
 
     /// Has the core of a slot bring a chunk back, and waits for that. Whoever asks has the blob as one that [is worked
@@ -222,6 +262,19 @@ mod tests {
         assert_eq!(desk.take_slots_with_leftovers(), []);
         desk.note_leftovers(slots[0]);
         assert_eq!(desk.take_slots_with_leftovers(), [slots[0]]);
+    }
+
+    #[test]
+    fn lost_objects_are_told_until_they_are_found() {
+        let desk = Desk::new(1);
+        assert_eq!(desk.notices().count(), 0);
+        assert!(desk.lost.miss("s3://b/k") && !desk.lost.miss("s3://b/k"), "it is news once");
+        let notices: Vec<String> = desk.notices().collect();
+        assert!(
+            notices.len() == 1 && notices[0].contains("lost 1 objects") && notices[0].contains("s3://b/k")
+        );
+        desk.lost.found("s3://b/k");
+        assert_eq!(desk.notices().count(), 0);
     }
 
     #[test]

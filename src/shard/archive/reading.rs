@@ -1,7 +1,7 @@
 //! Reading chunks in place: the granules that are wanted and not in the cache, from the object that has the chunk.
 //!
-//! Bounded in time, and in memory by the budget of the core's rescues. A stretch takes its share of that once, and who holds one waits
-//! for nothing but the store, so readers never wait for each other in a circle.
+//! Bounded in time, and in memory by budgets of the core that are the archive's own. A stretch takes its share of them once, and who
+//! holds one waits for nothing but the store, so readers never wait for each other in a circle.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use monoio::time::timeout;
 use super::desk::Desk;
 use crate::base::checksum;
 use crate::io::file::on_storage_thread;
-use crate::limits::{ARCHIVE_READ_TIME, CHUNK_SIZE};
+use crate::limits::{ARCHIVE_READ_TIME, ARCHIVE_READS_FAILING, CHUNK_SIZE};
 use crate::meta::archives::Archived;
 use crate::shard::core::Core;
 use crate::shard::node::Node;
@@ -57,11 +57,41 @@ pub(in crate::shard) async fn read(
     let Some(desk) = &core.node.archive else {
         return Err(format!("it is in {target}, and this node has no [archive] in its config"));
     };
+    let metrics = &core.node.metrics.archive;
+    metrics.reads.inc();
     let fetch = async {
-        let _share = core.rescues.take((range.end - range.start) as usize).await;
+        let _waiting = Waiting::begin(core, desk)?;
+        let _share = core.archived_reads.take((range.end - range.start) as usize).await;
         fetch_good(desk, target, &in_object(object, range), sums).await
     };
-    timeout(ARCHIVE_READ_TIME, fetch).await.unwrap_or_else(|_| Err(desk.silence(target)))
+    let fetched = timeout(ARCHIVE_READ_TIME, fetch).await.unwrap_or_else(|_| Err(desk.silence(target)));
+    if fetched.is_err() {
+        metrics.read_failures.inc();
+    }
+    fetched
+}
+
+/// A read that waits for the archive.
+struct Waiting<'a>(&'a Core);
+
+impl<'a> Waiting<'a> {
+    /// While the store fails only a few ask it, which notice when it is good again: each holds a block for as long as it waits.
+    fn begin(core: &'a Core, desk: &Desk) -> Result<Self, String> {
+        let waiting = core.reads_away.get();
+        if waiting >= ARCHIVE_READS_FAILING
+            && let Some(trouble) = desk.trouble()
+        {
+            return Err(trouble);
+        }
+        core.reads_away.set(waiting + 1);
+        Ok(Self(core))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.reads_away.set(self.0.reads_away.get() - 1);
+    }
 }
 
 /// Asks twice: the first bytes may have been changed on their way.
