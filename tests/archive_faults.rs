@@ -316,6 +316,7 @@ fn an_object_that_the_store_has_lost_is_named() {
     let why = node.failed("restore", "lost");
     assert!(why.contains(key.as_str()), "{why}");
     assert_eq!(node.places("lost"), ["archived"]);
+    assert!(node.notices().contains(key.as_str()), "operators are told, too: {}", node.notices());
     assert!(node.server.get("there").expect_status(200).body == body);
     // The blob can be written and deleted as any other.
     assert_eq!(node.server.put("lost", &body).expect_status(201).json_u64("version"), 2);

@@ -15,7 +15,7 @@ use monoio::time::sleep;
 use monoio::{IoUringDriver, RuntimeBuilder};
 
 use super::answers::Answers;
-use super::archive::{self, heat::Heat};
+use super::archive;
 use super::connection::{self, Plane};
 use super::node::Node;
 use super::peers::{self, Idle};
@@ -59,8 +59,6 @@ pub struct Core {
     pub(super) archived_reads: Budget,
     /// Reads that wait for the archive.
     pub(super) reads_away: Cell<usize>,
-    /// Which archived chunks are read again and again.
-    pub(super) heat: RefCell<Heat>,
     /// What listings may hold.
     pub(super) pages: Budget,
     /// What may be held of those that other nodes ask for. Apart, since whoever lists waits for other nodes' pages.
@@ -103,7 +101,6 @@ impl Core {
             archived_blocks: Budget::new(ARCHIVE_BLOCKS_HELD),
             archived_reads: Budget::new(ARCHIVE_READS_HELD),
             reads_away: Cell::new(0),
-            heat: RefCell::new(Heat::new()),
             pages: Budget::new(PAGES_HELD),
             peer_pages: Budget::new(PAGES_HELD),
             waiting: RefCell::default(),

@@ -112,6 +112,7 @@ impl Archiver {
             return Ok(Some(if is_ours { LEFTOVERS_PAUSE } else { LEFTOVERS_ELSEWHERE }));
         }
         self.node.metrics.archive.leftovers_deleted.inc();
+        self.desk.lost.found(name);
         self.node.writers.forget_object(slot, name.to_owned()).await?;
         Ok(None)
     }

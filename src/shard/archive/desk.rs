@@ -12,6 +12,7 @@ use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use monoio::time::timeout;
 
+use super::heat::Heat;
 use crate::archive::health::Health;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
@@ -59,6 +60,7 @@ pub struct Desk {
     pub health: Health,
     /// What it has lost.
     pub lost: Lost,
+    heat: Mutex<Heat>,
 }
 
 /// Objects that the store does not have any more, as far as they were met by a read.
@@ -76,7 +78,7 @@ impl Lost {
         lost.len() < ARCHIVE_LOST_MAX && lost.insert(target.to_owned())
     }
 
-    /// Notes one that is there.
+    /// Notes one that is there, or that nobody needs any more.
     pub fn found(&self, target: &str) {
         self.lock().remove(target);
     }
@@ -120,6 +122,7 @@ impl Desk {
             leftovers: Mutex::default(),
             health: Health::new(),
             lost: Lost::default(),
+            heat: Mutex::new(Heat::new()),
         }
     }
 
@@ -179,6 +182,11 @@ impl Desk {
         let (reply, brought) = oneshot::channel();
         self.queue(place.slot).0.try_send(Bring { place, reply }).ok()?;
         Some(brought.await.unwrap_or_else(|_| Err(stopped())))
+    }
+
+    /// Which chunks are read again and again.
+    pub(super) fn heat(&self) -> MutexGuard<'_, Heat> {
+        self.heat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self, slot: Slot) -> &Queue<Bring> {

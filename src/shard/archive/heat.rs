@@ -19,15 +19,15 @@ use crate::shard::repair::damage::Place;
 type Key = (BlobId, u64);
 
 /// When chunks were read, as far as that matters.
-pub(in crate::shard) struct Heat(LruCache<Key, Vec<Instant>>);
+pub(super) struct Heat(LruCache<Key, Vec<Instant>>);
 
 impl Heat {
-    pub(in crate::shard) fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(LruCache::new(NonZeroUsize::new(ARCHIVE_HEAT_CHUNKS).unwrap_or(NonZeroUsize::MIN)))
     }
 
     /// Counts a request that reads a chunk; true: it has become hot, and is counted afresh.
-    fn count(&mut self, chunk: Key, now: Instant) -> bool {
+    pub(super) fn count(&mut self, chunk: Key, now: Instant) -> bool {
         let reads = self.0.get_or_insert_mut(chunk, Vec::new);
         reads.retain(|read| now.duration_since(*read) < ARCHIVE_HOT_TIME);
         reads.push(now);
@@ -41,7 +41,9 @@ impl Heat {
 
 /// Notes that a request reads a chunk that the archive alone has.
 pub(in crate::shard) fn note(core: &Rc<Core>, place: Place, blob: BlobId) {
-    if core.heat.borrow_mut().count((blob, place.number), Instant::now()) && !core.is_stopping() {
+    let Some(desk) = &core.node.archive else { return };
+    // Counted by the node: the connections of one client are on several cores.
+    if desk.heat().count((blob, place.number), Instant::now()) && !core.is_stopping() {
         monoio::spawn(bring_back(Rc::clone(core), place, blob));
     }
 }

@@ -1,7 +1,7 @@
 //! A node with an archive, its store, and what stands between them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection as Database, OpenFlags};
@@ -33,6 +33,11 @@ impl Node {
 
     /// With further lines of `[storage]`.
     pub fn start_with(storage: &str) -> Self {
+        Self::start_at(storage, None)
+    }
+
+    /// The same, with its data in a directory of the caller's.
+    pub fn start_at(storage: &str, data: Option<&Path>) -> Self {
         let store = Store::start();
         let proxy = Proxy::start(store.address);
         let config = format!(
@@ -41,8 +46,9 @@ impl Node {
             proxy.url(),
             store.credentials().display(),
         );
-        let server = Server::builder().config(&config).start();
-        Self { server, proxy, store }
+        let builder = Server::builder().config(&config);
+        let builder = data.into_iter().fold(builder, |builder, data| builder.data_dir(data));
+        Self { server: builder.start(), proxy, store }
     }
 
     /// A request to the admin listener, whose answer takes as long as it takes.
