@@ -38,7 +38,7 @@ enum Command {
 #[derive(Args)]
 struct Archive {
     /// The blob
-    #[arg(value_name = "PATH", required_unless_present = "status")]
+    #[arg(value_name = "PATH", required_unless_present_any = ["status", "check"])]
     path: Option<String>,
     /// Which of its versions; default: the newest
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -46,6 +46,9 @@ struct Archive {
     /// Tell how the archive is and what is being moved; 1 if it fails
     #[arg(long, conflicts_with_all = ["path", "version"])]
     status: bool,
+    /// Compare the rows of this node with what the store has, both ways; 1 if they differ
+    #[arg(long, conflicts_with_all = ["path", "version", "status"])]
+    check: bool,
     #[command(flatten)]
     ask: Ask,
 }
@@ -106,9 +109,13 @@ pub fn main() -> ExitCode {
         Command::Scrub(options) => ask(&Operation::Scrub, &options),
         Command::Sync(options) => ask(&Operation::Sync, &options),
         Command::Archive(options) => {
-            let Archive { path, version, ask: options, .. } = options;
-            let archive = |path| Operation::Archive { path, version };
-            ask(&path.map_or(Operation::ArchiveStatus, archive), &options)
+            let Archive { path, version, check, ask: options, .. } = options;
+            let operation = match path {
+                Some(path) => Operation::Archive { path, version },
+                None if check => Operation::ArchiveCheck,
+                None => Operation::ArchiveStatus,
+            };
+            ask(&operation, &options)
         }
         Command::Restore(options) => {
             let Restore { path, version, prefix, ask: options } = options;

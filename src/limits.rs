@@ -12,7 +12,7 @@ pub const SLOTS: u16 = 2048;
 pub const NODES_MAX: usize = 32;
 
 /// Version of the protocol between nodes: raised when a release cannot talk to an older one.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 /// A message between nodes.
 pub const PEER_MESSAGE_MAX: usize = 32 << 20;
 /// Time for a connection to another node.
@@ -29,6 +29,8 @@ pub const LINKS_IDLE: usize = 64;
 pub const LINK_IDLE_TIME: Duration = Duration::from_secs(30);
 /// How often a request is passed on before it is given up.
 pub const HOPS_MAX: u32 = 2;
+/// As if it had been passed on so often: it is answered from what is on the disks of who is asked, or not at all.
+pub const HOPS_FILES: u32 = HOPS_MAX + 1;
 /// Time that another node has to answer a request that was passed on to it, and for each further piece of the answer.
 pub const FORWARD_TIME: Duration = Duration::from_secs(30);
 /// Time it has until it answers a read, or asks for a body, while there is another node to ask.
@@ -559,6 +561,60 @@ pub const ARCHIVE_HEAT_DISK: u64 = 75;
 pub const LEFTOVERS_PAGE: usize = 256;
 /// Pause before objects that could not be deleted are tried again.
 pub const LEFTOVERS_PAUSE: Duration = Duration::from_mins(1);
+/// Archive rows that replicas are told of at a time, and objects that they condemn.
+pub const SPREAD_ROWS: usize = 64;
+/// How exactly times of reading are kept, at least and at most, and how often they are written down.
+pub const READS_STEP_MIN: Duration = Duration::from_secs(1);
+/// See [`READS_STEP_MIN`].
+pub const READS_STEP_MAX: Duration = Duration::from_hours(1);
+/// Time after which they are written down at the latest.
+pub const READS_PAUSE: Duration = Duration::from_mins(10);
+/// Versions whose times of reading one core remembers.
+pub const READS_NOTED: usize = 16384;
+/// Versions that are looked at in a second by who looks for those that were not read for long.
+pub const PICK_RATE: u32 = 1000;
+/// Versions that it reads at a time.
+pub const PICK_PAGE: usize = 64;
+/// Slots that are tried at random for two versions, before all are looked through.
+pub const PICK_TRIES: usize = 16;
+/// Time for which a version that could not be archived is left alone.
+pub const PICK_PAUSE: Duration = Duration::from_mins(10);
+/// Such versions that are remembered.
+pub const PICK_REMEMBERED: usize = 4096;
+/// How often a disk is looked at for its watermark, and how often while it is above that.
+pub const PRESSURE_TICK: Duration = Duration::from_millis(500);
+/// See [`PRESSURE_TICK`].
+pub const PRESSURE_TICK_HIGH: Duration = Duration::from_millis(50);
+/// Time that an upload waits at a chunk for room below the watermark.
+pub const PRESSURE_WAIT: Duration = Duration::from_secs(30);
+/// Time without a file that went after which nobody waits any more.
+pub const PRESSURE_PATIENCE: Duration = Duration::from_secs(10);
+/// Points that the low watermark is below the high one, unless it is said.
+pub const WATERMARK_GAP: u64 = 10;
+/// Time that other replicas have for bytes of a chunk that is archived here, before the store is asked.
+pub const ELSEWHERE_TIME: Duration = Duration::from_secs(2);
+/// Time for which they are not asked again about a blob of which none had a file.
+pub const ELSEWHERE_PAUSE: Duration = Duration::from_mins(1);
+/// Such blobs that one core remembers.
+pub const ELSEWHERE_BLOBS: usize = 1024;
+/// What one core has other nodes asked for the archive, at a time.
+pub const ARCHIVE_ERRANDS: usize = 64;
+/// Time that another node has to do its part of an order; it goes on with it after that.
+pub const ARCHIVE_ORDER_TIME: Duration = Duration::from_hours(1);
+/// Bytes of an object's place.
+pub const ARCHIVE_TARGET_MAX: usize = 1200;
+/// Pause before replicas are asked again to condemn an object that one of them names still.
+pub const CONDEMN_PAUSE: Duration = Duration::from_secs(10);
+/// Pause before rows that not all replicas hold are pushed again.
+pub const SPREAD_PAUSE: Duration = Duration::from_secs(30);
+/// Time that replicas have to say what they hold of rows, or that they condemn objects.
+pub const ARCHIVE_SPREAD_TIME: Duration = Duration::from_secs(5);
+/// Archive rows that an inventory reads at a time.
+pub const INVENTORY_PAGE: usize = 1024;
+/// Archive rows of one slot, at most, that an inventory compares with the store: it has them in memory.
+pub const INVENTORY_ROWS: usize = 1 << 20;
+/// Age below which an object that no row names is none to report: a row may be about to.
+pub const INVENTORY_YOUNG: Duration = Duration::from_hours(1);
 
 const _: () = {
     assert!(

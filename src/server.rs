@@ -240,7 +240,7 @@ fn compose(
         Readers::start(&slots, &writers, &ballast, shares.readers, roster.as_ref(), cores)
             .map_err(describe)?;
     let databases = reading.into_iter().chain(writing).collect();
-    let archive = config.archive.as_ref().map(|_| Arc::new(Desk::new(cores)));
+    let archive = config.archive.as_ref().map(|settings| Arc::new(Desk::new(cores, settings.rules)));
     let has_replicas = cluster.as_ref().is_some_and(|it| it.topology().replica_count() > 1);
     let node = Node {
         run_id,

@@ -14,9 +14,11 @@ mod support;
 
 use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use store::{DEADLINE, Node};
+use store::node::PREFIX;
+use store::{BUCKET, DEADLINE, Node};
 use support::damage::flip;
 use support::program::Ended;
 use support::{assert_error, bytes, sha256_hex, slot_dir, wait_until};
@@ -258,4 +260,48 @@ fn where_both_copies_are_damaged_nothing_wrong_is_sent_and_nothing_is_thrown_awa
     assert!(fs::read(&file).unwrap() == here && node.store.object(&key) == there);
     let ready: Value = node.server.admin_get("/readyz").expect_status(200).json();
     assert_eq!(ready["damaged_chunks"], 1, "{ready}");
+}
+
+#[test]
+fn an_inventory_names_what_is_missing_and_what_nobody_needs() {
+    let node = Node::start();
+    for (number, path) in ["a", "b"].into_iter().enumerate() {
+        node.put_archived(path, &bytes(900 + number as u64, 300_000));
+    }
+    let check = || node.ask("POST", "/archive?check").json();
+    let report = check();
+    let found = &report["inventory"];
+    assert_eq!((&report["good"], &found["named"], &found["objects"]), (&json!(true), &json!(2), &json!(2)));
+    assert_eq!(found["slots"], 2048);
+
+    // What was stored just now may be about to be named.
+    let stranger = format!("{PREFIX}0007/01ARZ3NDEKTSV4RRFFQ69G5FAV.chunk");
+    node.store.add(&stranger, b"whose is this?");
+    assert_eq!((&check()["good"], &check()["inventory"]["young"]), (&json!(true), &json!(1)));
+    node.store.age(&stranger, Duration::from_secs(2 * 3600));
+    let report = check();
+    let unnamed = &report["inventory"]["unnamed"];
+    assert_eq!((&report["good"], &unnamed["count"]), (&json!(false), &json!(1)), "{report}");
+    assert_eq!(unnamed["first"][0]["object"], format!("s3://{BUCKET}/{stranger}"));
+    assert!(node.store.objects().contains_key(&stranger), "it reports, and deletes nothing");
+
+    let lost = node.named().into_keys().next().unwrap();
+    node.store.remove(&lost);
+    let report = check();
+    let missing = &report["inventory"]["missing"];
+    assert_eq!(missing["count"], 1, "{report}");
+    assert_eq!(missing["first"][0]["object"], format!("s3://{BUCKET}/{lost}"));
+    assert_eq!((&missing["first"][0]["version"], &missing["first"][0]["dropped"]), (&json!(1), &json!(true)));
+    let cut = node.named().into_keys().find(|key| *key != lost).unwrap();
+    node.store.add(&cut, b"short");
+    assert_eq!(check()["inventory"]["short"]["count"], 1);
+
+    let told = node.run(&["archive", "--check"]);
+    assert!(!told.status.success(), "{told:?}");
+    for part in ["1 objects that no row names", "1 objects are missing", "1 objects are too short", &lost] {
+        assert!(told.stdout.contains(part), "{part}: {told:?}");
+    }
+    node.proxy.down();
+    let report = check();
+    assert_eq!(report["inventory"]["unchecked"]["count"], 1, "with a store that is away it ends: {report}");
 }

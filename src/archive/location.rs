@@ -21,7 +21,13 @@ pub struct Location {
 impl Location {
     /// A new place for a chunk; never given twice.
     pub fn of_chunk(bucket: &str, prefix: &str, slot: Slot) -> Self {
-        Self { bucket: bucket.to_owned(), key: format!("{prefix}{slot:04}/{}.chunk", Ulid::generate()) }
+        let key = format!("{}{}.chunk", Self::keys_of(prefix, slot), Ulid::generate());
+        Self { bucket: bucket.to_owned(), key }
+    }
+
+    /// What the keys of a slot begin with.
+    pub fn keys_of(prefix: &str, slot: Slot) -> String {
+        format!("{prefix}{slot:04}/")
     }
 }
 

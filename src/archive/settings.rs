@@ -5,8 +5,9 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::limits::ARCHIVE_CREDENTIALS_MAX;
+use crate::limits::{ARCHIVE_CREDENTIALS_MAX, READS_STEP_MAX, READS_STEP_MIN};
 
 /// What the config says of the archive.
 #[derive(Clone, Debug)]
@@ -27,6 +28,26 @@ pub struct Settings {
     pub rate: u64,
     /// Chunks that go up at once.
     pub uploads: usize,
+    /// What goes by itself.
+    pub rules: Rules,
+}
+
+/// What goes to the archive by itself, and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Versions that were not read for so long; none: none do.
+    pub after: Option<Duration>,
+    /// Percent of a disk above which what was read longest ago goes; none: however full it is.
+    pub high_watermark: Option<u64>,
+    /// Percent of a disk at which that ends.
+    pub low_watermark: Option<u64>,
+}
+
+impl Rules {
+    /// How exactly times of reading are kept, and how often they are written down.
+    pub fn step(&self) -> Duration {
+        self.after.map_or(READS_STEP_MAX, |after| (after / 8).clamp(READS_STEP_MIN, READS_STEP_MAX))
+    }
 }
 
 /// Where the credentials are.

@@ -21,7 +21,7 @@ use aws_sdk_s3::config::{
 };
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::ByteStream;
-use aws_sdk_s3::types::ChecksumMode;
+use aws_sdk_s3::types::{ChecksumMode, Object};
 use aws_smithy_http_client::Builder as HttpBuilder;
 use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
@@ -51,6 +51,26 @@ pub struct Stat {
     pub size: u64,
     /// Its SHA-256, if the store keeps it.
     pub sha256: Option<[u8; 32]>,
+}
+
+/// An object as a listing tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its key.
+    pub key: String,
+    /// Its bytes.
+    pub size: u64,
+    /// When it was stored, by the store's clock: seconds since 1970.
+    pub stored: i64,
+}
+
+/// A stretch of a listing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// Objects by key.
+    pub objects: Vec<Listed>,
+    /// Where it goes on; none: that was all.
+    pub next: Option<String>,
 }
 
 impl Target {
@@ -193,6 +213,30 @@ impl Target {
         }
     }
 
+    /// Objects whose keys begin with `prefix`, some at a time: the first ones, or those from `next` of the stretch before.
+    ///
+    /// # Errors
+    /// What the store says else.
+    pub async fn list(&self, prefix: &str, from: Option<&str>) -> Result<Listing, Failure> {
+        let what = format!("LIST s3://{}/{prefix}", self.bucket);
+        let request = self.client.list_objects_v2().bucket(&self.bucket).prefix(prefix);
+        let request = request.set_continuation_token(from.map(ToOwned::to_owned));
+        let answer = answered(&what, Asked::Bucket, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await?;
+        let next = answer.next_continuation_token.filter(|_| answer.is_truncated == Some(true));
+        if answer.is_truncated == Some(true) && (next.is_none() || next.as_deref() == from) {
+            let why = "the store says that there is more, and not where it goes on";
+            return Err(Failure::new(Kind::Wrong, &what, why));
+        }
+        let listed = |object: Object| {
+            let size = object.size.and_then(|size| u64::try_from(size).ok())?;
+            Some(Listed { key: object.key?, size, stored: object.last_modified.map_or(0, |at| at.secs()) })
+        };
+        Ok(Listing {
+            objects: answer.contents.unwrap_or_default().into_iter().filter_map(listed).collect(),
+            next,
+        })
+    }
+
     /// Whether the bucket can be used at all.
     ///
     /// # Errors
@@ -304,7 +348,7 @@ mod tests {
     use tokio::sync::mpsc;
 
     use super::*;
-    use crate::archive::settings::CredentialsFrom;
+    use crate::archive::settings::{CredentialsFrom, Rules};
 
     fn upload(size: u64, pieces: Vec<Result<Bytes, io::Error>>) -> (Upload, Arc<Progress>) {
         let (sender, receiver) = mpsc::channel(8);
@@ -379,6 +423,7 @@ mod tests {
             credentials: CredentialsFrom::Environment(credentials()),
             rate: 0,
             uploads: 1,
+            rules: Rules::default(),
         }
     }
 
@@ -402,6 +447,7 @@ mod tests {
                 (target.stat(&at).await.unwrap_err(), "HEAD s3://b/k"),
                 (target.get(&at, 0..4).await.unwrap_err(), "GET s3://b/k"),
                 (target.delete(&at).await.unwrap_err(), "DELETE s3://b/k"),
+                (target.list("p/", None).await.unwrap_err(), "LIST s3://b/p/"),
                 (target.probe().await.unwrap_err(), "HEAD s3://b"),
             ] {
                 assert_eq!(failure.kind, Kind::Unavailable, "{failure}");

@@ -132,7 +132,7 @@ impl Admin {
                 None => error_page(&Error::new(
                     Code::BlobNotFound,
                     "there are /metrics, /healthz, /readyz, /nodes, /slots, /slots/{0..2047}, /archive, POST /scrub, \
-                     POST /sync, POST /archive/{path} and POST /restore/{path}",
+                     POST /sync, POST /archive/{path}, POST /archive?check and POST /restore/{path}",
                 )),
             },
         };

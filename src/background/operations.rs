@@ -1,4 +1,5 @@
-//! What operators ask a node to do now: `POST /scrub`, `POST /sync`, `POST /archive/{path}`, `POST /restore/{path}`.
+//! What operators ask a node to do now: `POST /scrub`, `POST /sync`, `POST /archive/{path}`, `POST /restore/{path}`,
+//! `POST /archive?check`.
 //!
 //! The same operation runs once at a time; who asks for one that is running waits for that one. It goes on when those
 //! who asked have gone, and ends with the node.
@@ -26,7 +27,7 @@ pub(super) enum Operation {
     Scrub,
     /// All replicas are compared with those of the other nodes, and what is lacking is fetched.
     Sync,
-    /// Chunks go to the archive, or come back.
+    /// Chunks go to the archive, or come back, or are compared with it.
     Archive(Order),
 }
 
@@ -50,6 +51,7 @@ impl Operation {
         let order = match path {
             "/scrub" => return Ok(Some(Self::Scrub)),
             "/sync" => return Ok(Some(Self::Sync)),
+            "/archive" if Query::parse(query)?.flag(Key::Check) => Order::Check,
             path => match (path.strip_prefix("/archive/"), path.strip_prefix("/restore/")) {
                 (Some(path), _) => to_archive(path, &Query::parse(query)?)?,
                 (_, Some(path)) => to_restore(path, &Query::parse(query)?)?,
@@ -156,6 +158,7 @@ mod tests {
     fn an_operation_is_named_by_its_path() {
         assert_eq!(at("/scrub", None), Some(Operation::Scrub));
         assert_eq!(at("/sync", Some("x")), Some(Operation::Sync));
+        assert_eq!(at("/archive", Some("check")), Some(Operation::Archive(Order::Check)));
         for other in ["/", "/archive", "/restore", "/scrub/", "/metrics"] {
             assert_eq!(at(other, None), None, "{other}");
         }

@@ -375,6 +375,12 @@ impl Disk {
         self.free.load(Ordering::Relaxed) >= len.saturating_add(self.reserve())
     }
 
+    /// Whether more than so many percent are used, by the last look at the disk. Never blocks.
+    pub fn is_above(&self, percent: u64) -> bool {
+        let used = self.total.saturating_sub(self.free.load(Ordering::Relaxed));
+        u128::from(used) * 100 > u128::from(self.total) * u128::from(percent)
+    }
+
     /// Looks at the free space. Blocks.
     ///
     /// # Errors

@@ -31,7 +31,7 @@ pub(super) fn archived(report: &Value) -> String {
     if number(report, "kept") > 0 {
         let _ = write!(line, "; {} small ones stay in the database", number(report, "kept"));
     }
-    line + &failed(report)
+    line + &nodes(report) + &failed(report)
 }
 
 /// Of chunks that came back.
@@ -46,7 +46,47 @@ pub(super) fn restored(report: &Value) -> String {
     if number(report, "already") > 0 {
         let _ = write!(line, "; {} were here before", number(report, "already"));
     }
-    line + &failed(report)
+    line + &nodes(report) + &failed(report)
+}
+
+/// On how many nodes it was done, in a cluster, and on which not.
+fn nodes(report: &Value) -> String {
+    let Some(nodes) = report.get("nodes").and_then(Value::as_array) else { return String::new() };
+    let is_good = |node: &&Value| node.get("good").and_then(Value::as_bool) == Some(true);
+    let mut line = format!("; all done on {} of {} nodes", nodes.iter().filter(is_good).count(), nodes.len());
+    for node in nodes.iter().filter(|node| !is_good(node)) {
+        let name = text(node, "node").unwrap_or_default();
+        let _ = write!(line, ", not on '{name}': {}", text(node, "why").unwrap_or("see its log"));
+    }
+    line
+}
+
+/// Of an inventory.
+pub(super) fn checked(report: &Value) -> String {
+    let found = report.get("inventory").unwrap_or(&Value::Null);
+    let mut line = format!(
+        "{} objects, {} bytes of {} slots compared in {:.1} s; {} are named, {} are to be deleted",
+        number(found, "objects"),
+        number(found, "bytes"),
+        number(found, "slots"),
+        seconds(report),
+        number(found, "named"),
+        number(found, "leftovers")
+    );
+    for (name, what) in [
+        ("unnamed", "objects that no row names"),
+        ("missing", "objects are missing"),
+        ("short", "objects are too short"),
+        ("unchecked", "slots could not be compared"),
+    ] {
+        let some = found.get(name).unwrap_or(&Value::Null);
+        if number(some, "count") > 0 {
+            let first = some.pointer("/first/0");
+            let first = first.and_then(|first| text(first, "object").or_else(|| text(first, "why")));
+            let _ = write!(line, "; {} {what}, such as {}", number(some, "count"), first.unwrap_or_default());
+        }
+    }
+    line
 }
 
 /// What did not work, and the first reason.
@@ -54,11 +94,17 @@ fn failed(report: &Value) -> String {
     let Some(why) = text(report, "why") else { return String::new() };
     let shown = report.get("failed").and_then(Value::as_array);
     let count = shown.map_or(0, |shown| shown.len() as u64) + number(report, "more_failed");
-    let Some(first) = shown.and_then(|shown| shown.first()) else { return format!("; it ended: {why}") };
+    let Some(first) = shown.and_then(|shown| shown.first()) else {
+        // In a cluster the nodes stand there with their reasons.
+        return if report.get("nodes").is_some() { String::new() } else { format!("; it ended: {why}") };
+    };
+    // What ended the order is not what this one met.
+    let why = text(first, "why").unwrap_or(why);
+    let node = text(first, "node").map_or_else(String::new, |node| format!(" on '{node}'"));
     let chunk = first.get("chunk").and_then(Value::as_u64);
     let chunk = chunk.map_or_else(String::new, |chunk| format!(", chunk {chunk}"));
     let path = text(first, "path").unwrap_or_default();
-    format!("; {count} failed: '{path}' version {}{chunk}: {why}", number(first, "version"))
+    format!("; {count} failed: '{path}' version {}{chunk}{node}: {why}", number(first, "version"))
 }
 
 /// How the archive is, and what is being moved.
@@ -116,6 +162,36 @@ mod tests {
         assert_eq!(
             restored(&good),
             "2 chunks, 128 bytes of 1 versions brought back in 1.5 s; 3 were here before"
+        );
+    }
+
+    #[test]
+    fn a_cluster_tells_on_how_many_nodes_it_was_done_and_on_which_not() {
+        let mut report = json!({ "why": "node 'b': it does not answer", "failed": [], "nodes": [
+            { "node": "a", "good": true },
+            { "node": "b", "good": false, "why": "it does not answer" },
+        ]});
+        let line = restored(&report);
+        assert!(line.ends_with("; all done on 1 of 2 nodes, not on 'b': it does not answer"), "{line}");
+        report["failed"] = json!([{ "node": "a", "path": "p", "version": 3, "chunk": 0, "why": "no disk" }]);
+        let line = restored(&report);
+        assert!(
+            line.ends_with("; 1 failed: 'p' version 3, chunk 0 on 'a': no disk"),
+            "each has its own reason: {line}"
+        );
+    }
+
+    #[test]
+    fn an_inventory_is_told_with_what_differs() {
+        let report = json!({ "seconds": 1.0, "inventory": {
+            "objects": 3, "bytes": 30, "slots": 2048, "named": 1, "leftovers": 1,
+            "unnamed": { "count": 1, "first": [{ "object": "s3://b/k" }] },
+            "missing": { "count": 0, "first": [] },
+        }});
+        assert_eq!(
+            checked(&report),
+            "3 objects, 30 bytes of 2048 slots compared in 1.0 s; 1 are named, 1 are to be deleted; \
+             1 objects that no row names, such as s3://b/k"
         );
     }
 

@@ -28,6 +28,8 @@ pub enum Operation {
     },
     /// Tell how the archive is, and what is being moved.
     ArchiveStatus,
+    /// Compare what is archived with what is in the store.
+    ArchiveCheck,
     /// Bring the chunks of a version back.
     Restore {
         /// Its path.
@@ -58,7 +60,7 @@ impl Operation {
         match self {
             Self::Scrub => "scrub",
             Self::Sync => "sync",
-            Self::Archive { .. } | Self::ArchiveStatus => "archive",
+            Self::Archive { .. } | Self::ArchiveStatus | Self::ArchiveCheck => "archive",
             Self::Restore { .. } | Self::RestorePrefix { .. } => "restore",
         }
     }
@@ -73,6 +75,7 @@ impl Operation {
         match self {
             Self::Scrub | Self::Sync => (Method::POST, format!("/{name}")),
             Self::ArchiveStatus => (Method::GET, format!("/{name}")),
+            Self::ArchiveCheck => (Method::POST, format!("/{name}?check")),
             Self::Archive { path, version } | Self::Restore { path, version } => {
                 (Method::POST, of_version(path, *version))
             }
@@ -86,6 +89,7 @@ impl Operation {
             Self::Sync => synced(report),
             Self::Archive { .. } => archive::archived(report),
             Self::ArchiveStatus => archive::status(report),
+            Self::ArchiveCheck => archive::checked(report),
             Self::Restore { .. } | Self::RestorePrefix { .. } => archive::restored(report),
         }
     }
@@ -182,6 +186,7 @@ mod tests {
         for (operation, method, target) in [
             (Operation::Scrub, Method::POST, "/scrub".to_owned()),
             (Operation::ArchiveStatus, Method::GET, "/archive".to_owned()),
+            (Operation::ArchiveCheck, Method::POST, "/archive?check".to_owned()),
             (
                 Operation::Archive { path: path.clone(), version: None },
                 Method::POST,

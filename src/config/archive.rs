@@ -1,12 +1,12 @@
 //! `[archive]`: the store that chunks go to, and what of the rest of the config goes with it.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::Cluster;
-use crate::archive::settings::{Credentials, CredentialsFrom, Settings};
-use crate::limits::{ARCHIVE_UPLOADS_MAX, BUCKET_MAX, PREFIX_MAX};
+use crate::archive::settings::{Credentials, CredentialsFrom, Rules, Settings};
+use crate::limits::{ARCHIVE_UPLOADS_MAX, BUCKET_MAX, PREFIX_MAX, WATERMARK_GAP};
 use crate::meta::schema::Durability;
 
 /// The section as it is written.
@@ -23,6 +23,12 @@ pub(super) struct Section {
     #[serde(deserialize_with = "super::values::bytes")]
     rate: u64,
     uploads: usize,
+    #[serde(deserialize_with = "super::values::some_duration")]
+    after: Option<Duration>,
+    #[serde(deserialize_with = "super::values::some_percent")]
+    high_watermark: Option<u64>,
+    #[serde(deserialize_with = "super::values::some_percent")]
+    low_watermark: Option<u64>,
 }
 
 impl Default for Section {
@@ -37,6 +43,9 @@ impl Default for Section {
             credentials: None,
             rate: 0,
             uploads: 4,
+            after: None,
+            high_watermark: None,
+            low_watermark: None,
         }
     }
 }
@@ -68,15 +77,7 @@ impl Section {
     ///
     /// # Errors
     /// One line: which key, what is wrong with it, what to do.
-    pub(super) fn check(
-        self,
-        variables: Variables,
-        cluster: Option<&Cluster>,
-        durability: Durability,
-    ) -> Result<Settings, String> {
-        if cluster.is_some() {
-            return Err("[archive]: a node of a cluster has no archive yet: leave [archive] out".to_owned());
-        }
+    pub(super) fn check(self, variables: Variables, durability: Durability) -> Result<Settings, String> {
         if durability == Durability::Relaxed {
             return Err(
                 "storage.durability is \"relaxed\": with [archive], files would go because of rows that a \
@@ -107,8 +108,29 @@ impl Section {
             credentials: find_credentials(self.credentials, variables)?,
             rate: self.rate,
             uploads: self.uploads,
+            rules: check_rules(self.after, self.high_watermark, self.low_watermark)?,
         })
     }
+}
+
+fn check_rules(after: Option<Duration>, high: Option<u64>, low: Option<u64>) -> Result<Rules, String> {
+    let low = match (high, low) {
+        (None, Some(_)) => {
+            return Err(
+                "archive.low_watermark says where archiving ends that archive.high_watermark begins: set \
+                        that, too, or leave it out"
+                    .to_owned(),
+            );
+        }
+        (Some(high), Some(low)) if low >= high => {
+            return Err(format!(
+                "archive.low_watermark is {low}%, and archive.high_watermark {high}%: it must be below that"
+            ));
+        }
+        (Some(high), None) => Some(high.saturating_sub(WATERMARK_GAP).max(1).min(high - 1)),
+        (_, low) => low,
+    };
+    Ok(Rules { after, high_watermark: high, low_watermark: low })
 }
 
 fn check_bucket(bucket: &str) -> Result<(), String> {

@@ -217,9 +217,7 @@ impl Sections {
         let registry = self.registry.check()?;
         let cluster = self.cluster.check(&current_node, &self.listen, registry.backend)?;
         let Self { listen, network, storage, scrub, sync, archive, .. } = self;
-        let archive = archive
-            .map(|section| section.check(variables, cluster.as_ref(), storage.durability))
-            .transpose()?;
+        let archive = archive.map(|section| section.check(variables, storage.durability)).transpose()?;
         Ok(Config { current_node, listen, network, storage, scrub, cluster, registry, sync, archive })
     }
 }

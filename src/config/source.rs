@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is.
-const KEYS: [&str; 46] = [
+const KEYS: [&str; 49] = [
     "current_node",
     "listen.public",
     "listen.admin",
@@ -55,9 +55,10 @@ const KEYS: [&str; 46] = [
     "archive.credentials",
     "archive.rate",
     "archive.uploads",
+    "archive.after",
+    "archive.high_watermark",
+    "archive.low_watermark",
 ];
-/// Keys that a later release knows.
-const LATER: [&str; 2] = ["archive.after", "archive.high_watermark"];
 const ENVIRONMENT: &str = "AMBERBLOB_";
 /// Keys whose values are text whatever they look like.
 const TEXT: [&str; 9] = [
@@ -151,9 +152,6 @@ fn check_keys(table: &Table, above: &str) -> Result<(), String> {
     for (key, value) in table {
         let path = format!("{above}{key}");
         let below = format!("{path}.");
-        if LATER.contains(&path.as_str()) {
-            return Err(format!("{path}: this release archives only what it is asked to: leave it out"));
-        }
         if !KEYS.iter().any(|known| *known == path || known.starts_with(&below)) {
             let distance = |known: &&&str| strsim::damerau_levenshtein(known, &path);
             let nearest = KEYS.iter().min_by_key(distance).copied().unwrap_or_default();

@@ -57,6 +57,31 @@ pub(super) fn duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Dura
         .ok_or_else(|| D::Error::custom(format!("'{text}' is no duration: write it like \"24h\" or \"90s\"")))
 }
 
+/// One that may be empty: none.
+pub(super) fn some_duration<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = duration(serde::de::value::StringDeserializer::<D::Error>::new(text))?;
+    if parsed.is_zero() {
+        return Err(D::Error::custom("'0' is no such duration: write it like \"30d\", or leave it empty"));
+    }
+    Ok(Some(parsed))
+}
+
+/// Percent that may be empty: none.
+pub(super) fn some_percent<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<u64>, D::Error> {
+    let text = String::deserialize(from)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let percent = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    percent.filter(|percent| (1..=99).contains(percent)).map(Some).ok_or_else(|| {
+        D::Error::custom(format!("'{text}' is no mark of a disk: write it like \"85%\", from 1% to 99%"))
+    })
+}
+
 /// Bytes per second.
 pub(super) fn rate<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
     let text = String::deserialize(from)?;

@@ -1,14 +1,15 @@
-//! Chunks of versions that the archive has too, or alone; and objects of the archive that no version needs.
+//! Chunks of versions that the archive has too, or alone; objects of the archive that no version needs; and when versions were read.
 //!
-//! What always holds: an archive row belongs to a version whose chunks were not dropped, and says in `archive_states` whether this
-//! node keeps a file of the chunk; an object that was begun and is not forgotten is named by a row, or is a leftover. One
-//! that a row names is no leftover, whatever else is written of it. A database of the format before has none of it, and gets its
+//! What always holds: an archive row belongs to a version whose chunks were not dropped, and has a state: whether this
+//! node keeps a file of the chunk, its generation, and whether all replicas hold it; an object that was begun and is not forgotten
+//! is named by a row, or is a leftover. One that a row names is no leftover, whatever else is written of it; one that is condemned is
+//! named by no row. A database of the oldest format has none of it, and gets its
 //! tables with the first object, where its opening found no space for them.
 
 use std::collections::HashSet;
 use std::ops::Range;
 
-use rusqlite::{Connection, OptionalExtension as _, Result, Row as SqlRow};
+use rusqlite::{Connection, OptionalExtension as _, Result, Row as SqlRow, params};
 
 use super::apply::{Moment, push_chunk};
 use super::query::corrupt;
@@ -18,6 +19,7 @@ use crate::base::clock::Timestamp;
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::ChunkRef;
 use crate::limits::PARTS_PER_CHUNK;
+use crate::wire::peer::archive::ArchiveRow;
 
 /// A chunk of a version that has an archive row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +32,44 @@ pub struct Archived {
     pub target: String,
     /// The chunk's bytes of the object.
     pub range: Range<u64>,
+    /// Whether this node keeps no file of it.
+    pub dropped: bool,
+    /// How often it was stored under another key.
+    pub generation: u64,
+    /// Whether all replicas hold the row, as far as is known.
+    pub spread: bool,
+}
+
+impl Archived {
+    /// As replicas tell each other, of a chunk of a version.
+    pub fn row(&self, version: u64, blob: BlobId) -> ArchiveRow {
+        let Self { chunk, length, target, range, generation, .. } = self.clone();
+        ArchiveRow { version, blob, chunk, length, target, start: range.start, end: range.end, generation }
+    }
+}
+
+/// An object that no row names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    /// The object.
+    pub target: String,
+    /// The path that it was stored for; none of one from before that was noted.
+    pub path: Option<String>,
+}
+
+/// What a row says of an object, whatever has become of its version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// The object.
+    pub target: String,
+    /// Where the chunk's bytes end in it.
+    pub end: u64,
+    /// The path.
+    pub path: String,
+    /// Its version.
+    pub version: u64,
+    /// The chunk.
+    pub chunk: ChunkId,
     /// Whether this node keeps no file of it.
     pub dropped: bool,
 }
@@ -51,7 +91,8 @@ pub struct Place {
 macro_rules! select_archived {
     ($rest:literal) => {
         concat!(
-            "SELECT chunk_id, length, target_path, target_range_start, target_range_end, coalesce(dropped, 0)
+            "SELECT chunk_id, length, target_path, target_range_start, target_range_end, coalesce(dropped, 0),
+               coalesce(generation, 1), coalesce(spread, 0)
              FROM blob_chunk_archives LEFT JOIN archive_states USING (pk) WHERE blob_id = ",
             $rest
         )
@@ -65,6 +106,8 @@ fn archived(row: &SqlRow<'_>) -> Result<Archived> {
         target: row.get(2)?,
         range: row.get(3)?..row.get(4)?,
         dropped: row.get(5)?,
+        generation: row.get(6)?,
+        spread: row.get(7)?,
     })
 }
 
@@ -80,7 +123,8 @@ pub(super) fn of(db: &Connection, row: Row) -> Result<Vec<Archived>> {
     .collect()
 }
 
-/// One chunk of a version, if it is archived. That of a tombstone is there for reads that began before, until its chunks go.
+/// One chunk of a version, if it is archived. That of a tombstone is there for reads that began before, until its chunks go or its
+/// object is condemned.
 pub(super) fn chunk(db: &Connection, row: Row, number: u64) -> Result<Option<Archived>> {
     if !has_archives(db)? {
         return Ok(None);
@@ -124,31 +168,75 @@ pub(super) fn dropped_of(db: &Connection, blob: BlobId) -> Result<HashSet<ChunkI
 }
 
 /// Objects above `after`, in order, that no row names.
-pub(super) fn leftovers(db: &Connection, after: &str, limit: usize) -> Result<Vec<String>> {
+pub(super) fn leftovers(db: &Connection, after: &str, limit: usize) -> Result<Vec<Leftover>> {
     if !has_archives(db)? {
         return Ok(Vec::new());
     }
     db.prepare_cached(
-        "SELECT target_path FROM archive_leftovers AS leftover WHERE target_path > ?1 AND NOT EXISTS
+        "SELECT target_path, path FROM archive_leftovers AS leftover WHERE target_path > ?1 AND NOT EXISTS
            (SELECT 1 FROM blob_chunk_archives AS archive WHERE archive.target_path = leftover.target_path)
          ORDER BY target_path LIMIT ?2",
     )?
-    .query_map((after, limit), |row| row.get(0))?
+    .query_map((after, limit), |row| Ok(Leftover { target: row.get(0)?, path: row.get(1)? }))?
     .collect()
 }
 
+/// What rows with numbers above `after` name, also those of deleted versions, and where to go on.
+pub(super) fn named(db: &Connection, after: i64, limit: usize) -> Result<(Vec<Named>, Option<i64>)> {
+    if !has_archives(db)? {
+        return Ok((Vec::new(), None));
+    }
+    let named = |row: &SqlRow<'_>| {
+        let named = Named {
+            target: row.get(1)?,
+            end: row.get(2)?,
+            path: row.get(3)?,
+            version: row.get(4)?,
+            chunk: row.get_ref(5)?.as_str()?.parse().map_err(|_| corrupt("chunk_id"))?,
+            dropped: row.get(6)?,
+        };
+        Ok((row.get(0)?, named))
+    };
+    let rows: Vec<(i64, Named)> = db
+        .prepare_cached(
+            "SELECT archive.pk, target_path, target_range_end, path, version, chunk_id, dropped
+             FROM blob_chunk_archives AS archive JOIN archive_states USING (pk)
+             JOIN blobs ON blobs.blob_id = archive.blob_id
+             WHERE archive.pk > ?1 ORDER BY archive.pk LIMIT ?2",
+        )?
+        .query_map((after, limit), named)?
+        .collect::<Result<_>>()?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(pk, _)| *pk);
+    Ok((rows.into_iter().map(|(_, named)| named).collect(), next))
+}
+
+/// Whether a row names an object, or else whether it is a leftover.
+pub(super) fn knows(db: &Connection, target: &str) -> Result<Option<bool>> {
+    if !has_archives(db)? {
+        return Ok(None);
+    }
+    if db.prepare_cached("SELECT 1 FROM blob_chunk_archives WHERE target_path = ?1")?.exists([target])? {
+        return Ok(Some(true));
+    }
+    let is_left =
+        db.prepare_cached("SELECT 1 FROM archive_leftovers WHERE target_path = ?1")?.exists([target])?;
+    Ok(is_left.then_some(false))
+}
+
 /// Notes an object that is about to be stored.
-pub(super) fn begin(db: &Connection, target: &str, now: Timestamp) -> Result<()> {
+pub(super) fn begin(db: &Connection, target: &str, path: &str, now: Timestamp) -> Result<()> {
     if !has_archives(db)? {
         schema::add_archives(db)?;
     }
-    leave(db, target, now)
+    leave(db, target, path, now)
 }
 
-fn leave(db: &Connection, target: &str, now: Timestamp) -> Result<()> {
-    db.prepare_cached("INSERT OR IGNORE INTO archive_leftovers (target_path, since) VALUES (?1, ?2)")?
-        .execute((target, now.to_string()))
-        .map(drop)
+fn leave(db: &Connection, target: &str, path: &str, now: Timestamp) -> Result<()> {
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO archive_leftovers (target_path, since, path) VALUES (?1, ?2, ?3)",
+    )?
+    .execute((target, now.to_string(), path))
+    .map(drop)
 }
 
 /// Forgets an object that is not in the store any more.
@@ -172,15 +260,37 @@ pub(super) fn archive(
         return Ok(None);
     }
     let Some(blob) = live_blob(db, row)? else { return Ok(None) };
+    let before: Option<(String, u64)> = db
+        .prepare_cached(
+            "SELECT target_path, generation FROM blob_chunk_archives JOIN archive_states USING (pk)
+             WHERE blob_id = ?1 AND chunk_id = ?2",
+        )?
+        .query_row((&blob, place.chunk.to_string()), |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    if before.as_ref().map(|(target, _)| target.as_str()) != expected || is_condemned(db, &place.target)? {
+        return Ok(None);
+    }
+    let path = touch(db, row, moment)?;
+    let generation = before.map_or(1, |(_, generation)| generation + 1);
+    write(db, &blob, place, generation, &path, moment)?;
+    Ok(Some(path))
+}
+
+/// Writes a row in the place of the one before it, which keeps its number, and with it what is known of the file; the object
+/// before is a leftover.
+fn write(
+    db: &Connection,
+    blob: &str,
+    place: &Place,
+    generation: u64,
+    path: &str,
+    moment: Moment,
+) -> Result<()> {
     let chunk = place.chunk.to_string();
     let before: Option<String> = db
         .prepare_cached("SELECT target_path FROM blob_chunk_archives WHERE blob_id = ?1 AND chunk_id = ?2")?
-        .query_row((&blob, &chunk), |row| row.get(0))
+        .query_row((blob, &chunk), |row| row.get(0))
         .optional()?;
-    if before.as_deref() != expected {
-        return Ok(None);
-    }
-    // A row that is replaced keeps its number, and with it its state.
     db.prepare_cached(
         "INSERT INTO blob_chunk_archives
            (blob_id, chunk_id, length, archived_at, target_path, target_range_start, target_range_end)
@@ -190,20 +300,25 @@ pub(super) fn archive(
            target_version = NULL, target_range_start = excluded.target_range_start,
            target_range_end = excluded.target_range_end",
     )?
-    .execute((
+    .execute(params![
         blob,
         chunk,
         place.length,
         moment.now.to_string(),
-        &place.target,
+        place.target,
         place.range.start,
         place.range.end,
-    ))?;
-    if let Some(before) = before {
-        leave(db, &before, moment.now)?;
+    ])?;
+    db.prepare_cached(
+        "INSERT INTO archive_states (pk, dropped, generation, spread)
+         SELECT pk, 0, ?3, 0 FROM blob_chunk_archives WHERE blob_id = ?1 AND chunk_id = ?2
+         ON CONFLICT (pk) DO UPDATE SET generation = excluded.generation, spread = 0",
+    )?
+    .execute((blob, &chunk, generation))?;
+    if let Some(before) = before.filter(|before| *before != place.target) {
+        leave(db, &before, path, moment.now)?;
     }
-    forget(db, &place.target)?;
-    touch(db, row, moment).map(Some)
+    forget(db, &place.target)
 }
 
 /// Notes that this node keeps no file of a chunk of a live version; answers with the version's path. None: there is no such
@@ -221,8 +336,8 @@ pub(super) fn drop_chunk(
     let Some(blob) = live_blob(db, row)? else { return Ok(None) };
     let found = db
         .prepare_cached(
-            "INSERT OR REPLACE INTO archive_states (pk, dropped)
-             SELECT pk, 1 FROM blob_chunk_archives WHERE blob_id = ?1 AND chunk_id = ?2 AND target_path = ?3",
+            "UPDATE archive_states SET dropped = 1 WHERE pk =
+               (SELECT pk FROM blob_chunk_archives WHERE blob_id = ?1 AND chunk_id = ?2 AND target_path = ?3)",
         )?
         .execute((blob, chunk.to_string(), target))?;
     if found == 0 { Ok(None) } else { touch(db, row, moment).map(Some) }
@@ -245,7 +360,11 @@ pub(super) fn brought_back(
                 WHERE archive.blob_id = (SELECT blob_id FROM blobs WHERE blobs.pk = ?1) AND archive.chunk_id = ?2)",
         )?
         .execute((row.0, chunk.to_string()))?;
-    if found == 0 { Ok(None) } else { touch(db, row, moment).map(Some) }
+    if found == 0 {
+        return Ok(None);
+    }
+    db.prepare_cached("DELETE FROM archived_whole WHERE pk = ?1")?.execute([row.0])?;
+    touch(db, row, moment).map(Some)
 }
 
 /// Turns what the archive has of a tombstoned version into leftovers.
@@ -253,16 +372,18 @@ pub(super) fn leave_all(db: &Connection, row: Row, now: Timestamp) -> Result<()>
     if !has_archives(db)? {
         return Ok(());
     }
-    let blob: Option<String> = db
-        .prepare_cached("SELECT blob_id FROM blobs WHERE pk = ?1 AND tombstoned_at IS NOT NULL")?
-        .query_row([row.0], |row| row.get(0))
+    let blob: Option<(String, String)> = db
+        .prepare_cached("SELECT blob_id, path FROM blobs WHERE pk = ?1 AND tombstoned_at IS NOT NULL")?
+        .query_row([row.0], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
-    let Some(blob) = blob else { return Ok(()) };
+    let Some((blob, path)) = blob else { return Ok(()) };
+    db.prepare_cached("DELETE FROM reads WHERE pk = ?1")?.execute([row.0])?;
+    db.prepare_cached("DELETE FROM archived_whole WHERE pk = ?1")?.execute([row.0])?;
     db.prepare_cached(
-        "INSERT OR IGNORE INTO archive_leftovers (target_path, since)
-         SELECT target_path, ?2 FROM blob_chunk_archives WHERE blob_id = ?1",
+        "INSERT OR IGNORE INTO archive_leftovers (target_path, since, path)
+         SELECT target_path, ?2, ?3 FROM blob_chunk_archives WHERE blob_id = ?1",
     )?
-    .execute((&blob, now.to_string()))?;
+    .execute((&blob, now.to_string(), path))?;
     db.prepare_cached(
         "DELETE FROM archive_states WHERE pk IN (SELECT pk FROM blob_chunk_archives WHERE blob_id = ?1)",
     )?
@@ -290,5 +411,14 @@ fn touch(db: &Connection, row: Row, moment: Moment) -> Result<String> {
     db.prepare_cached("SELECT path FROM blobs WHERE pk = ?1")?.query_row([row.0], |row| row.get(0))
 }
 
+mod reads;
+mod replicas;
 #[cfg(test)]
 mod tests;
+
+pub use reads::Candidate;
+pub(super) use reads::{candidates, last_row, note_reads, set_whole};
+pub use replicas::Told;
+pub(super) use replicas::{
+    condemn, is_condemned, mark_spread, naming, page, row_of_chunk, take, unname, unspread,
+};

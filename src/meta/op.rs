@@ -16,7 +16,7 @@ use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::Parts;
 use crate::replication::participant::{self, Context, Surroundings};
 use crate::wire::condition::Conditions;
-use crate::wire::peer;
+use crate::wire::peer::{self, archive::ArchiveRow};
 
 /// What a writer is asked for, and where its answer goes.
 pub(super) enum Op {
@@ -66,8 +66,12 @@ pub(super) enum Op {
     },
     /// Checksums of parts of a version in the place of damaged ones.
     Resum(Row, Parts, Reply<bool>),
-    /// An object of the archive is about to be stored.
-    BeginObject(String, Reply<()>),
+    /// An object of the archive is about to be stored, for a version of a path.
+    BeginObject {
+        target: String,
+        path: String,
+        reply: Reply<()>,
+    },
     /// Where the archive has a chunk, in the place of another object.
     Archive {
         row: Row,
@@ -86,6 +90,12 @@ pub(super) enum Op {
     BroughtBack(Row, ChunkId, Reply<()>),
     /// An object is not in the archive any more.
     ForgetObject(String, Reply<()>),
+    /// All replicas hold these archive rows.
+    MarkSpread(Vec<ArchiveRow>, Reply<()>),
+    /// When versions were read last, in seconds since 1970.
+    NoteReads(Vec<(Row, i64)>, Reply<()>),
+    /// Nothing more of a version can go to the archive.
+    SetArchivedWhole(Row, Reply<()>),
 }
 
 /// What an operation came to, before its commit.
@@ -169,8 +179,8 @@ impl Op {
             Self::Fill(data, _) => Answer::Is(replica::fill(db, data, moment.seq)?),
             Self::Mend { row, number, bytes, .. } => Answer::Is(whole::mend(db, *row, *number, bytes)?),
             Self::Resum(row, parts, _) => Answer::Is(whole::resum(db, *row, parts)?),
-            Self::BeginObject(target, _) => {
-                archives::begin(db, target, moment.now)?;
+            Self::BeginObject { target, path, .. } => {
+                archives::begin(db, target, path, moment.now)?;
                 Answer::Done
             }
             Self::Archive { row, place, expected, .. } => {
@@ -184,6 +194,18 @@ impl Op {
             }
             Self::ForgetObject(target, _) => {
                 archives::forget(db, target)?;
+                Answer::Done
+            }
+            Self::MarkSpread(rows, _) => {
+                archives::mark_spread(db, rows)?;
+                Answer::Done
+            }
+            Self::NoteReads(reads, _) => {
+                archives::note_reads(db, reads)?;
+                Answer::Done
+            }
+            Self::SetArchivedWhole(row, _) => {
+                archives::set_whole(db, *row)?;
                 Answer::Done
             }
         })
@@ -211,10 +233,12 @@ impl Op {
             | Self::Dropped { .. }
             | Self::Abandon(_)
             | Self::Sweep(..)
-            | Self::BeginObject(..)
+            | Self::BeginObject { .. }
             | Self::Archive { .. }
             | Self::DropChunk { .. }
-            | Self::ForgetObject(..) => true,
+            | Self::ForgetObject(..)
+            | Self::MarkSpread(..)
+            | Self::SetArchivedWhole(..) => true,
             Self::Peer { request, .. } => !matches!(**request, peer::Request::Prepare { .. }),
             _ => false,
         }
@@ -240,9 +264,12 @@ impl Op {
             | Self::Barrier(reply)
             | Self::PutAside(_, reply)
             | Self::Dropped { reply, .. }
-            | Self::BeginObject(_, reply)
+            | Self::BeginObject { reply, .. }
             | Self::BroughtBack(_, _, reply)
-            | Self::ForgetObject(_, reply) => {
+            | Self::ForgetObject(_, reply)
+            | Self::MarkSpread(_, reply)
+            | Self::NoteReads(_, reply)
+            | Self::SetArchivedWhole(_, reply) => {
                 send(reply, result, |_| Some(()));
             }
             Self::Put(_, reply) => {

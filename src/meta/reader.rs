@@ -12,7 +12,7 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 
 use super::apply::Moment;
-use super::archives::{self, Archived};
+use super::archives::{self, Archived, Candidate, Leftover, Named, Told};
 use super::databases::Databases;
 use super::replica::{self, Replica};
 use super::schema;
@@ -31,6 +31,7 @@ use crate::limits::READER_QUEUE;
 use crate::replication::participant::{self, Context, Surroundings};
 use crate::replication::roster::Roster;
 use crate::wire::condition::Conditions;
+use crate::wire::peer::archive::ArchiveRow;
 use crate::wire::peer::sync::{Items, Range};
 use crate::wire::peer::{self, Held, InDoubt};
 
@@ -77,7 +78,13 @@ enum Asked {
     Of { row: Row, reply: Reply<Vec<Archived>> },
     DroppedAmong { row: Row, ids: Vec<ChunkId>, reply: Reply<HashSet<ChunkId>> },
     Chunk { row: Row, number: u64, reply: Reply<Option<Archived>> },
-    Leftovers { after: String, limit: usize, reply: Reply<Vec<String>> },
+    Leftovers { after: String, limit: usize, reply: Reply<Vec<Leftover>> },
+    Unspread { after: i64, limit: usize, reply: Reply<Vec<(i64, String, ArchiveRow)>> },
+    Page { after: i64, limit: usize, reply: Reply<Told> },
+    Named { after: i64, limit: usize, reply: Reply<(Vec<Named>, Option<i64>)> },
+    Knows { target: String, reply: Reply<Option<bool>> },
+    Candidates { after: i64, limit: usize, reply: Reply<Vec<Candidate>> },
+    LastRow { reply: Reply<i64> },
 }
 
 /// Versions of a slot, and where to go on.
@@ -233,14 +240,50 @@ impl Readers {
         self.ask(slot, |reply| Question::Archive(Asked::DroppedAmong { row, ids, reply })).await
     }
 
-    /// One chunk of a version, if it is archived. That of a tombstone is told until its chunks go, for reads that began before.
+    /// One chunk of a version, if it is archived. That of a tombstone is told until its chunks go, or its object is condemned, for reads
+    /// that began before.
     pub async fn archived_chunk(&self, slot: Slot, row: Row, number: u64) -> Result<Option<Archived>> {
         self.ask(slot, |reply| Question::Archive(Asked::Chunk { row, number, reply })).await
     }
 
     /// Objects of the archive above `after`, in order, that no row names.
-    pub async fn leftovers(&self, slot: Slot, after: String, limit: usize) -> Result<Vec<String>> {
+    pub async fn leftovers(&self, slot: Slot, after: String, limit: usize) -> Result<Vec<Leftover>> {
         self.ask(slot, |reply| Question::Archive(Asked::Leftovers { after, limit, reply })).await
+    }
+
+    /// Archive rows of live versions that not all replicas hold, as far as is known: their numbers, above `after`, and their paths.
+    pub async fn unspread(
+        &self,
+        slot: Slot,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<(i64, String, ArchiveRow)>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Unspread { after, limit, reply })).await
+    }
+
+    /// Archive rows of live versions with numbers above `after`, with their paths, and where to go on.
+    pub async fn archive_page(&self, slot: Slot, after: i64, limit: usize) -> Result<Told> {
+        self.ask(slot, |reply| Question::Archive(Asked::Page { after, limit, reply })).await
+    }
+
+    /// What archive rows with numbers above `after` name, also those of deleted versions, and where to go on.
+    pub async fn named(&self, slot: Slot, after: i64, limit: usize) -> Result<(Vec<Named>, Option<i64>)> {
+        self.ask(slot, |reply| Question::Archive(Asked::Named { after, limit, reply })).await
+    }
+
+    /// Whether a row names an object; false: it is a leftover; none: nothing is known of it.
+    pub async fn knows_object(&self, slot: Slot, target: String) -> Result<Option<bool>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Knows { target, reply })).await
+    }
+
+    /// Live versions with row numbers above `after` of which files may go to the archive, as far as is known.
+    pub async fn candidates(&self, slot: Slot, after: i64, limit: usize) -> Result<Vec<Candidate>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Candidates { after, limit, reply })).await
+    }
+
+    /// The greatest row number of a version.
+    pub async fn last_row(&self, slot: Slot) -> Result<i64> {
+        self.ask(slot, |reply| Question::Archive(Asked::LastRow { reply })).await
     }
 
     /// The chunks of a live version that has them all, but for those that only the archive has; none: the blob is no such version.
@@ -395,6 +438,32 @@ impl Reader {
                 self.reply(slot, reply, |db| {
                     Ok(db.map_or(Ok(Vec::new()), |db| archives::leftovers(db, &after, limit))?)
                 });
+            }
+            Asked::Unspread { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| archives::unspread(db, after, limit))?)
+                });
+            }
+            Asked::Page { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok((Vec::new(), None)), |db| archives::page(db, after, limit))?)
+                });
+            }
+            Asked::Named { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok((Vec::new(), None)), |db| archives::named(db, after, limit))?)
+                });
+            }
+            Asked::Knows { target, reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(None), |db| archives::knows(db, &target))?));
+            }
+            Asked::Candidates { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| archives::candidates(db, after, limit))?)
+                });
+            }
+            Asked::LastRow { reply } => {
+                self.reply(slot, reply, |db| Ok(db.map_or(Ok(0), archives::last_row)?));
             }
         }
     }

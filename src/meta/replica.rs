@@ -9,6 +9,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, OptionalExtension as _, Result, Row as SqlRow};
 
 use super::apply::{self, Moment};
+use super::archives;
 use super::op::Changes;
 use super::query::{self, corrupt};
 use super::schema::part_keys;
@@ -19,6 +20,7 @@ use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Parts, content};
 use crate::limits::INLINE_MAX;
 use crate::replication::participant::{EVERY_BALLOT, Rows};
+use crate::wire::peer::archive::ArchiveRow;
 use crate::wire::peer::sync::{Digest, Items, Range};
 use crate::wire::peer::{self, Attempt, Held, InDoubt, Proposal, Query, decode, encode};
 
@@ -411,6 +413,31 @@ impl Rows for Replica<'_> {
             self.changes.hollow -= 1;
         }
         Ok(())
+    }
+
+    fn archived(&mut self, blob: BlobId, chunk: ChunkId) -> Result<Option<ArchiveRow>> {
+        archives::row_of_chunk(self.db, blob, chunk)
+    }
+
+    fn archive(&mut self, path: &str, row: &ArchiveRow) -> Result<()> {
+        self.changes.paths.push(path.to_owned());
+        archives::take(self.db, path, row, self.moment)
+    }
+
+    fn naming(&mut self, target: &str) -> Result<Vec<BlobId>> {
+        archives::naming(self.db, target)
+    }
+
+    fn unname(&mut self, blob: BlobId, target: &str) -> Result<()> {
+        archives::unname(self.db, blob, target, self.moment.now)
+    }
+
+    fn is_condemned(&mut self, target: &str) -> Result<bool> {
+        archives::is_condemned(self.db, target)
+    }
+
+    fn condemn(&mut self, target: &str) -> Result<()> {
+        archives::condemn(self.db, target)
     }
 }
 

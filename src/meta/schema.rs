@@ -30,9 +30,9 @@ pub(super) const DAMAGED: &str = "meta.sqlite3.damaged-";
 
 /// "AmBr" in the file's header: this is a slot of AmberBlob.
 const APPLICATION_ID: i32 = 0x416d_4272;
-const VERSION: i32 = 3;
-/// The format before: what it lacks is the archive.
-const BEFORE: i32 = 2;
+const VERSION: i32 = 4;
+/// The oldest format that is read: it has no archive.
+const OLDEST: i32 = 2;
 /// Pages of log at which it is written back: the most that an opening has to read.
 const CHECKPOINT_PAGES: i32 = 100;
 /// KiB of page cache per connection.
@@ -120,6 +120,28 @@ CREATE TABLE archive_leftovers (
     since TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX idx_blob_chunk_archives_target_path ON blob_chunk_archives (target_path);
+";
+
+/// What came with format 4.
+const SPREAD_TABLES: &str = "
+ALTER TABLE archive_states ADD COLUMN generation INTEGER NOT NULL DEFAULT 1;    -- of rows of a chunk the greatest holds
+ALTER TABLE archive_states ADD COLUMN spread INTEGER NOT NULL DEFAULT 0;        -- 1: all replicas hold the row
+ALTER TABLE archive_leftovers ADD COLUMN path TEXT;     -- of the version that it was stored for
+INSERT OR IGNORE INTO archive_states (pk, dropped) SELECT pk, 0 FROM blob_chunk_archives;
+CREATE INDEX idx_archive_states_unspread ON archive_states (pk) WHERE spread = 0;
+-- Objects of the archive that no archive row may name any more.
+CREATE TABLE condemned (
+    target_path TEXT PRIMARY KEY
+) WITHOUT ROWID;
+-- When versions were read last, roughly.
+CREATE TABLE reads (
+    pk INTEGER PRIMARY KEY,     -- of the version
+    at INTEGER NOT NULL         -- seconds since 1970
+);
+-- Versions of which nothing more can go to the archive.
+CREATE TABLE archived_whole (
+    pk INTEGER PRIMARY KEY      -- of the version
+);
 ";
 
 const PART_BITS: u32 = 24;
@@ -214,7 +236,7 @@ pub(super) fn make(new: &Path) -> rusqlite::Result<()> {
     db.pragma_update(None, "synchronous", "OFF")?;
     db.pragma_update(None, "journal_mode", "WAL")?;
     db.execute_batch(&format!(
-        "BEGIN; {TABLES} {ARCHIVE_TABLES}
+        "BEGIN; {TABLES} {ARCHIVE_TABLES} {SPREAD_TABLES}
          PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION}; COMMIT;"
     ))?;
     db.close().map_err(|(_, error)| error)
@@ -358,28 +380,32 @@ fn is_failed_sync(error: &rusqlite::Error) -> bool {
     code.is_some_and(|code| [SQLITE_IOERR_FSYNC, SQLITE_IOERR_DIR_FSYNC].contains(&code))
 }
 
-/// Whether a database has the tables of the archive. One of the format before is read as it is, and its writer adds them.
+/// Whether a database has the tables of the archive. One of the oldest format is read as it is, and its writer adds them; nobody
+/// reads one of the format between before its writer has.
 pub(super) fn has_archives(db: &Connection) -> rusqlite::Result<bool> {
-    Ok(format_of(db)? > BEFORE)
+    Ok(format_of(db)? == VERSION)
 }
 
-/// Brings a database of the format before to this one, inside of a transaction.
+/// Brings a database of an older format to this one, inside of a transaction.
 pub(super) fn add_archives(db: &Connection) -> rusqlite::Result<()> {
-    db.execute_batch(&format!("{ARCHIVE_TABLES} PRAGMA user_version = {VERSION};"))
+    let archive = if format_of(db)? == OLDEST { ARCHIVE_TABLES } else { "" };
+    db.execute_batch(&format!("{archive} {SPREAD_TABLES} PRAGMA user_version = {VERSION};"))
 }
 
-/// Brings a database of the format before to this one. A full disk leaves it as it is: deletes need no archive.
+/// Brings a database of an older format to this one. A full disk leaves one of the oldest as it is: deletes need no archive. One of
+/// the format between has chunks that only the archive has, and is of no use without what is added.
 pub(super) fn upgrade(db: &Connection) -> rusqlite::Result<()> {
     if has_archives(db)? {
         return Ok(());
     }
+    let is_oldest = format_of(db)? == OLDEST;
     let add = || {
         let transaction = db.unchecked_transaction()?;
         add_archives(&transaction)?;
         transaction.commit()
     };
     match add() {
-        Err(error) if is_full(&error) => Ok(()),
+        Err(error) if is_oldest && is_full(&error) => Ok(()),
         added => added,
     }
 }
@@ -388,16 +414,16 @@ fn format_of(db: &Connection) -> rusqlite::Result<i32> {
     db.prepare_cached("PRAGMA user_version")?.query_row([], |row| row.get(0))
 }
 
-/// Refuses a database that is not a slot of this format, or of the one before.
+/// Refuses a database that is not a slot of this format, or of one before.
 fn check_identity(db: &Connection) -> rusqlite::Result<()> {
     let application: i32 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
     let version = format_of(db)?;
-    if application == APPLICATION_ID && (BEFORE..=VERSION).contains(&version) {
+    if application == APPLICATION_ID && (OLDEST..=VERSION).contains(&version) {
         return Ok(());
     }
     let (code, what) = if application == APPLICATION_ID {
         let what =
-            format!("written by another release (format {version}, this one reads {BEFORE} and {VERSION})");
+            format!("written by another release (format {version}, this one reads {OLDEST} to {VERSION})");
         (SQLITE_MISMATCH, what)
     } else {
         (rusqlite::ffi::SQLITE_NOTADB, format!("not a slot database (application {application:#x})"))

@@ -32,6 +32,7 @@ use crate::replication::participant::Surroundings;
 use crate::replication::roster::Roster;
 use crate::wire::condition::Conditions;
 use crate::wire::peer;
+use crate::wire::peer::archive::ArchiveRow;
 
 /// What all writers go by.
 #[derive(Clone)]
@@ -221,13 +222,13 @@ impl Writers {
     }
 
     /// Notes an object of the archive that is about to be stored: a leftover until a row names it.
-    pub async fn begin_object(&self, slot: Slot, target: String) -> Result<()> {
-        self.ask(slot, |reply| Op::BeginObject(target, reply)).await
+    pub async fn begin_object(&self, slot: Slot, target: String, path: String) -> Result<()> {
+        self.ask(slot, |reply| Op::BeginObject { target, path, reply }).await
     }
 
     /// Notes where the archive has a chunk of a live version that has its chunks. The row may be another one's successor, which keeps
-    /// what is known of the chunk's file: the object before is a leftover then. False: there is no such version or chunk, or its row
-    /// does not name `expected`; without that it must have no row.
+    /// what is known of the chunk's file: the object before is a leftover then. It is one generation up. False: there is no such
+    /// version or chunk, its row does not name `expected` (without that it must have no row), or the object is condemned.
     pub async fn archive(
         &self,
         slot: Slot,
@@ -247,6 +248,21 @@ impl Writers {
     /// Notes that the file of a chunk is here again.
     pub async fn brought_back(&self, slot: Slot, row: Row, chunk: ChunkId) -> Result<()> {
         self.ask(slot, |reply| Op::BroughtBack(row, chunk, reply)).await
+    }
+
+    /// Notes that all replicas hold these archive rows; of a chunk that has another one by now nothing is noted.
+    pub async fn mark_spread(&self, slot: Slot, rows: Vec<ArchiveRow>) -> Result<()> {
+        self.ask(slot, |reply| Op::MarkSpread(rows, reply)).await
+    }
+
+    /// Notes when live versions were read, in seconds since 1970; of several times the last counts.
+    pub async fn note_reads(&self, slot: Slot, reads: Vec<(Row, i64)>) -> Result<()> {
+        self.ask(slot, |reply| Op::NoteReads(reads, reply)).await
+    }
+
+    /// Notes that nothing more of a version can go to the archive, until a chunk of it comes back.
+    pub async fn set_archived_whole(&self, slot: Slot, row: Row) -> Result<()> {
+        self.ask(slot, |reply| Op::SetArchivedWhole(row, reply)).await
     }
 
     /// Forgets an object that is deleted in the store.

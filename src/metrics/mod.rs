@@ -41,7 +41,7 @@ pub struct SweptLabels {
 /// Labels of a request to the archive.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct ArchiveLabels {
-    /// What it was: `put`, `stat`, `get`, `delete` or `probe`.
+    /// What it was: `put`, `stat`, `get`, `list`, `delete` or `probe`.
     pub operation: &'static str,
     /// What became of it: `ok`, `missing`, `denied`, `busy`, `unavailable` or `wrong`.
     pub outcome: &'static str,
@@ -160,6 +160,12 @@ pub struct Archive {
     pub chunks_dropped: Counter,
     /// Chunks whose files came back.
     pub chunks_restored: Counter,
+    /// Ranges that other replicas had as files.
+    pub reads_elsewhere: Counter,
+    /// Versions that were picked since they were not read for long.
+    pub picked_by_age: Counter,
+    /// Versions that were picked since a disk was too full.
+    pub picked_by_watermark: Counter,
     /// Ranges that were wanted from there.
     pub reads: Counter,
     /// Those of them that were not had.
@@ -198,6 +204,21 @@ impl Archive {
             "chunks_restored",
             "Chunks that came back from the archive",
             self.chunks_restored.clone(),
+        );
+        list.register(
+            "reads_elsewhere",
+            "Ranges of archived chunks that another replica had as files",
+            self.reads_elsewhere.clone(),
+        );
+        list.register(
+            "picked_by_age",
+            "Versions that went to the archive since they were not read for long",
+            self.picked_by_age.clone(),
+        );
+        list.register(
+            "picked_by_watermark",
+            "Versions that went to the archive since a disk was too full",
+            self.picked_by_watermark.clone(),
         );
         list.register("reads", "Ranges that were wanted from the archive", self.reads.clone());
         list.register("read_failures", "Those of them that were not had", self.read_failures.clone());

@@ -249,6 +249,10 @@ impl Signatures {
 
     /// How many are of disks that still are what they were.
     pub fn current(&self, group: &Group) -> usize {
+        #[cfg(test)]
+        if super::mistake::is_planted(super::mistake::Mistake::AnswersOfTwoViewsAdded) {
+            return self.0.len();
+        }
         self.0.iter().filter(|signed| group.is_current(signed)).count()
     }
 

@@ -23,6 +23,16 @@ pub(crate) enum Mistake {
     HandOverWithoutBarrier,
     /// A replaced disk goes on as if it were the old one.
     WipedDiskVotes,
+    /// An object of the archive is deleted once a write quorum has condemned it.
+    CondemnedByQuorum,
+    /// A row is taken that names a condemned object.
+    CondemnedKeyNamedAgain,
+    /// A file goes although fewer than a write quorum know where its chunk is.
+    DroppedOnOwnRow,
+    /// A disk is handed the versions alone, without the rows of the archive.
+    HandOverWithoutArchive,
+    /// What the disk that was there before has answered counts for the one that is there now.
+    AnswersOfTwoViewsAdded,
 }
 
 thread_local! {

@@ -4,7 +4,9 @@
 //! answer leaves when the transaction is on disk. A coordinator is a machine: `step(now, event)` gives requests to send, and once
 //! an outcome. The server, a simulator and a model checker drive the same ones.
 
+pub mod archive;
 pub mod attempt;
+pub mod condemn;
 pub mod delete;
 pub mod get;
 pub mod machine;
@@ -15,5 +17,6 @@ pub mod put;
 pub mod read;
 pub mod roster;
 pub mod settle;
+pub mod spread;
 #[cfg(test)]
 mod tests;

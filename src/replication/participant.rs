@@ -3,11 +3,13 @@
 //! What always holds: of one try a replica says at most one of yes and refused, for ever; of one (path, version) it holds at
 //! most one try prepared, and commits at most one blob. A refusal is durable; every other "no" is an answer of the moment.
 
+use super::archive;
 #[cfg(test)]
 use super::mistake::{Mistake, is_planted};
 use crate::base::clock::Timestamp;
-use crate::base::ids::BlobId;
+use crate::base::ids::{BlobId, ChunkId};
 use crate::base::topology::NodeId;
+use crate::wire::peer::archive::ArchiveRow;
 use crate::wire::peer::{
     Attempt, Held, Identity, InDoubt, Members, No, Proposal, Proven, Query, Reply, Request, Response, Row,
     Signed, Standing,
@@ -44,6 +46,19 @@ pub trait Rows {
     fn commit_hollow(&mut self, row: &Row) -> Result<(), Self::Error>;
     /// Marks a committed version as deleted; of several times the earliest counts.
     fn tombstone(&mut self, row: &Row, at: Timestamp) -> Result<(), Self::Error>;
+
+    /// The archive row of a chunk of a blob.
+    fn archived(&mut self, blob: BlobId, chunk: ChunkId) -> Result<Option<ArchiveRow>, Self::Error>;
+    /// Writes an archive row of a committed version in the place of the one before it, whose object is then to be deleted.
+    fn archive(&mut self, path: &str, row: &ArchiveRow) -> Result<(), Self::Error>;
+    /// Blobs with rows that name an object.
+    fn naming(&mut self, target: &str) -> Result<Vec<BlobId>, Self::Error>;
+    /// Removes the rows of a blob that name an object, which is then to be deleted.
+    fn unname(&mut self, blob: BlobId, target: &str) -> Result<(), Self::Error>;
+    /// Whether rows that name an object are refused for good.
+    fn is_condemned(&mut self, target: &str) -> Result<bool, Self::Error>;
+    /// Refuses them from now on.
+    fn condemn(&mut self, target: &str) -> Result<(), Self::Error>;
 }
 
 /// What a replica knows beside its rows.
@@ -120,6 +135,7 @@ fn reply<R: Rows>(
         Request::Abort { attempt, refusals, .. } => abort(rows, context, *attempt, refusals),
         Request::Read { path, query } => read(rows, context, path, *query),
         Request::Finish { path, versions } => finish(rows, context, path, versions),
+        Request::Archive(request) => Ok(Reply::Archive(archive::answer(rows, context, request)?)),
     }
 }
 

@@ -23,13 +23,23 @@ use crate::io::bulk::memory::{Gather, Region};
 use crate::io::cache::BlockSlice;
 use crate::limits::{CHUNK_SIZE, PART_SIZE, PARTS_PER_QUESTION};
 
+/// Where bytes of a version may come from that are not here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reach {
+    /// From other replicas, and the archive.
+    All,
+    /// From the archive: the request was passed on as often as may be.
+    Archive,
+    /// From nowhere: another replica asks, and goes on to ask others.
+    Here,
+}
+
 /// A live version.
 pub(super) struct Blob {
     pub(super) core: Rc<Core>,
     slot: Slot,
     answer: Rc<Answer>,
-    /// Whether other replicas may be asked for what is damaged here.
-    may_ask: bool,
+    reach: Reach,
     /// Whether some of its chunks were found to be in the archive alone.
     away: Cell<bool>,
     /// The last two of them, by number: reads go on in one before those of the other have ended.
@@ -65,12 +75,12 @@ unsafe impl Gather for Piece {
 }
 
 impl Blob {
-    pub(super) fn new(core: &Rc<Core>, slot: Slot, answer: &Rc<Answer>, may_ask: bool) -> Rc<Self> {
+    pub(super) fn new(core: &Rc<Core>, slot: Slot, answer: &Rc<Answer>, reach: Reach) -> Rc<Self> {
         Rc::new(Self {
             core: Rc::clone(core),
             slot,
             answer: Rc::clone(answer),
-            may_ask,
+            reach,
             away: Cell::new(false),
             lately: Cell::default(),
         })
@@ -160,9 +170,17 @@ impl Blob {
             Ok(object) => object,
             Err(why) => return Some(Err(why)),
         };
+        if self.reach == Reach::Here {
+            return Some(Err("another replica asks for what is on the disks here".to_owned()));
+        }
         self.away.set(true);
         if self.is_new(place.number) {
             heat::note(&self.core, place, id);
+        }
+        if self.reach == Reach::All
+            && let Some(bytes) = archive::read_elsewhere(&self.core, place, id, &range, sums).await
+        {
+            return Some(Ok(bytes));
         }
         let read = archive::read(&self.core, &object, &range, sums).await;
         if read.is_err() {
@@ -201,7 +219,7 @@ impl Blob {
     async fn rescue(&self, what: String, range: Range<u64>, sums: &[u32]) -> Option<Vec<u8>> {
         self.forget_parts(range.start / PART_SIZE);
         let version = (self.slot, self.answer.record.row);
-        Box::pin(repair::rescue(&self.core, version, self.may_ask, what, range, sums)).await
+        Box::pin(repair::rescue(&self.core, version, self.reach, what, range, sums)).await
     }
 
     /// The parts among which number `number` is.

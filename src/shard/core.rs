@@ -57,6 +57,10 @@ pub struct Core {
     pub(super) archived_blocks: Budget,
     /// What reads may hold of bytes from the archive on their way to their blocks.
     pub(super) archived_reads: Budget,
+    /// When versions were read; none: nobody wants to know.
+    pub(super) reads: Option<archive::reads::Reads>,
+    /// Blobs whose archived chunks no other replica has as files.
+    pub(super) nowhere: archive::Nowhere,
     /// Reads that wait for the archive.
     pub(super) reads_away: Cell<usize>,
     /// What listings may hold.
@@ -100,6 +104,8 @@ impl Core {
             rescues: Budget::new(RESCUES_HELD),
             archived_blocks: Budget::new(ARCHIVE_BLOCKS_HELD),
             archived_reads: Budget::new(ARCHIVE_READS_HELD),
+            reads: node.archive.as_ref().map(|desk| archive::reads::Reads::new(desk.rules.step())),
+            nowhere: archive::Nowhere::new(),
             reads_away: Cell::new(0),
             pages: Budget::new(PAGES_HELD),
             peer_pages: Budget::new(PAGES_HELD),
@@ -191,6 +197,11 @@ pub fn run(
         }
         if let Some(desk) = &core.node.archive {
             monoio::spawn(archive::bring_back(Rc::clone(&core), Arc::clone(desk)));
+            monoio::spawn(archive::reads::run(Rc::clone(&core), desk.rules.step()));
+            if let Some(cluster) = &core.node.cluster {
+                let errands = archive::run_errands(Rc::clone(&core), Arc::clone(cluster), Arc::clone(desk));
+                monoio::spawn(errands);
+            }
         }
         let accept = |(listener, plane): &(Rc<TcpListener>, Plane)| {
             monoio::spawn(accept(Rc::clone(&core), Rc::clone(listener), *plane))
@@ -203,6 +214,7 @@ pub fn run(
             accepting.await;
         }
         finish(&core).await;
+        archive::reads::write_down(&core).await;
         if let Some(desk) = &core.node.archive {
             desk.close(core.number);
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use ulid::Ulid;
 
 use super::answers::Answer;
-use super::blob::Blob;
+use super::blob::{Blob, Reach};
 use super::core::Core;
 use super::describe::Description;
 use super::peers::link::HOPS_FIELD;
@@ -236,8 +236,19 @@ async fn respond(core: &Rc<Core>, asked: &Asked<'_>, answer: &Rc<Answer>) -> Han
     };
     // One that was passed on often enough is answered from what is here.
     let hops = head.headers.get_str(HOPS_FIELD).and_then(|hops| hops.parse::<u32>().ok());
-    let may_ask = hops.is_none_or(|hops| hops < HOPS_MAX);
-    let blob = Blob::new(core, Slot::of(asked.path), answer, may_ask);
+    let reach = match hops.unwrap_or(0) {
+        hops if hops < HOPS_MAX => Reach::All,
+        HOPS_MAX => Reach::Archive,
+        _ => Reach::Here,
+    };
+    // One that another replica fetches is not read by anybody for that.
+    if head.method == Method::Get
+        && let Some(reads) = &core.reads
+        && hops.is_none_or(|hops| hops < HOPS_MAX)
+    {
+        reads.note(Slot::of(asked.path), answer.record.row, now);
+    }
+    let blob = Blob::new(core, Slot::of(asked.path), answer, reach);
     reply(&blob, head.method, answer, now, bytes).await
 }
 

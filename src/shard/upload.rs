@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use monoio::time::timeout;
 
+use super::archive;
 use super::body::Body;
 use super::connection::Connection;
 use super::core::Core;
@@ -82,6 +83,8 @@ impl<'a> Upload<'a> {
         let mut buffers = Buffers::new(self.core).await?;
         let mut buffer = buffers.first();
         let mut since = Instant::now();
+        // Who sends on to other replicas waits for all of them: that they do, too, would make them look slow.
+        let waits = !body.is_sealed();
         loop {
             let end = usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX).min(buffer.capacity());
             let room = end - buffer.len();
@@ -105,6 +108,10 @@ impl<'a> Upload<'a> {
             }
             let in_flight = if fast { buffers.in_flight() } else { 0 };
             let ends = last || buffer.len() as u64 == incoming.chunk_room();
+            let is_file = !(last && buffer.len() as u64 <= INLINE_MAX);
+            if waits && is_file && !incoming.is_in_chunk() {
+                archive::pressure::ease(&self.core.node, self.slot).await;
+            }
             let mut back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;
             if ends && incoming.is_in_chunk() {
                 if !body.await_seal(connection, buffers.patience()).await? {

@@ -48,6 +48,7 @@ keys! {
     Consistency "consistency",
     Upload "upload",
     Uploads "uploads",
+    Check "check",
 }
 
 /// The parameters of a request.

@@ -76,10 +76,12 @@ impl Drop for Held {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::archive::settings::Rules;
 
     #[test]
     fn a_key_is_left_alone_while_its_upload_runs_and_for_a_while_after() {
-        let (desk, keys, now) = (Arc::new(Desk::new(1)), Rc::new(Keys::default()), Instant::now());
+        let (desk, keys, now) =
+            (Arc::new(Desk::new(1, Rules::default())), Rc::new(Keys::default()), Instant::now());
         let slot = Slot::of("a");
         let held = keys.hold(&desk, slot, "k".to_owned());
         assert_eq!(keys.wait("other", now), None);
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_key_that_a_row_names_is_no_leftover() {
-        let (desk, keys) = (Arc::new(Desk::new(1)), Rc::new(Keys::default()));
+        let (desk, keys) = (Arc::new(Desk::new(1, Rules::default())), Rc::new(Keys::default()));
         keys.hold(&desk, Slot::of("a"), "k".to_owned()).named();
         assert_eq!(keys.wait("k", Instant::now()), None);
         assert_eq!(desk.take_slots_with_leftovers(), []);

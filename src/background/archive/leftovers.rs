@@ -1,4 +1,4 @@
-//! Objects that no row names: they are deleted in the store, then forgotten here.
+//! Objects that no row names: all replicas condemn them, they are deleted in the store, then forgotten here.
 //!
 //! At the start every slot is looked at, later those that somebody noted. What cannot be deleted now is tried again after a while.
 
@@ -13,9 +13,10 @@ use crate::archive::location::Location;
 use crate::base::error::Result;
 use crate::base::slot::Slot;
 use crate::limits::{
-    ARCHIVE_PAUSE_MIN, CHECK_RETRY, LEFTOVERS_ELSEWHERE, LEFTOVERS_FAILURES, LEFTOVERS_PAGE, LEFTOVERS_PAUSE,
-    VERIFY_PAUSE,
+    ARCHIVE_PAUSE_MIN, CHECK_RETRY, CONDEMN_PAUSE, LEFTOVERS_ELSEWHERE, LEFTOVERS_FAILURES, LEFTOVERS_PAGE,
+    LEFTOVERS_PAUSE, VERIFY_PAUSE,
 };
+use crate::meta::archives::Leftover;
 use crate::meta::slots::State;
 
 /// Deletes for as long as the node runs.
@@ -26,7 +27,16 @@ pub(super) async fn run(archiver: Rc<Archiver>) {
     }
     let now = Instant::now();
     let mut due: HashMap<Slot, Instant> = Slot::all().map(|slot| (slot, now)).collect();
+    let returns = || archiver.node.cluster.as_ref().map_or(0, |cluster| cluster.returns());
+    let mut returned = returns();
     loop {
+        if std::mem::replace(&mut returned, returns()) != returned {
+            // Who did not agree because it was away may agree now.
+            let now = Instant::now();
+            for at in due.values_mut() {
+                *at = now.min(*at);
+            }
+        }
         for slot in archiver.desk.take_slots_with_leftovers() {
             due.insert(slot, Instant::now());
         }
@@ -68,11 +78,11 @@ impl Archiver {
         loop {
             let page = self.node.readers.leftovers(slot, after.clone(), LEFTOVERS_PAGE).await?;
             let whole = page.len() >= LEFTOVERS_PAGE;
-            for name in page {
-                let wait = match self.keys.wait(&name, Instant::now()) {
+            for left in page {
+                let wait = match self.keys.wait(&left.target, Instant::now()) {
                     Some(wait) => Some(wait),
                     // Asked again: a row may name it by now, and nobody who does not hold its key can have a row name it later.
-                    None if self.is_left(slot, &after, &name).await? => self.delete(slot, &name).await?,
+                    None if self.is_left(slot, &after, &left).await? => self.delete(slot, &left).await?,
                     None => None,
                 };
                 failures += u32::from(wait.is_some_and(|wait| wait >= LEFTOVERS_PAUSE));
@@ -80,7 +90,7 @@ impl Archiver {
                 if failures >= LEFTOVERS_FAILURES {
                     return Ok(again);
                 }
-                after = name;
+                after = left.target;
             }
             if !whole {
                 return Ok(again);
@@ -89,18 +99,35 @@ impl Archiver {
     }
 
     /// Whether an object, the next leftover behind `before` a moment ago, is one still.
-    async fn is_left(&self, slot: Slot, before: &str, name: &str) -> Result<bool> {
+    async fn is_left(&self, slot: Slot, before: &str, left: &Leftover) -> Result<bool> {
         let next = self.node.readers.leftovers(slot, before.to_owned(), 1).await?;
-        Ok(next.first().is_some_and(|next| next == name))
+        Ok(next.first().is_some_and(|next| next.target == left.target))
+    }
+
+    /// Whether nobody can name an object from now on.
+    async fn is_condemned(&self, slot: Slot, left: &Leftover) -> Result<bool> {
+        let Some(cluster) = &self.node.cluster else { return Ok(true) };
+        // It takes all of them.
+        if cluster.topology().replicas(slot).iter().any(|node| !cluster.is_reachable(*node)) {
+            return Ok(false);
+        }
+        let Some(path) = &left.path else { return Ok(false) };
+        let condemned = self.desk.condemn(slot, path, vec![left.target.clone()]).await?;
+        Ok(condemned == [true])
     }
 
     /// Deletes one; when to try again, if it cannot be.
-    async fn delete(&self, slot: Slot, name: &str) -> Result<Option<Duration>> {
+    async fn delete(&self, slot: Slot, left: &Leftover) -> Result<Option<Duration>> {
+        let name = &left.target;
         let Ok(at) = name.parse::<Location>() else {
             tracing::warn!(%slot, object = %name, "what should be an object's place is none: it is forgotten");
             self.node.writers.forget_object(slot, name.to_owned()).await?;
             return Ok(None);
         };
+        if !self.is_condemned(slot, left).await? {
+            tracing::debug!(%slot, object = %name, "not all replicas let go of an object yet");
+            return Ok(Some(CONDEMN_PAUSE));
+        }
         while self.desk.health.pause(Instant::now()).is_some() {
             sleep(ARCHIVE_PAUSE_MIN).await;
         }

@@ -1,18 +1,22 @@
-//! The archive's thread: it alone talks to the store. It fetches what reads want, moves chunks out and back for operators, and
-//! deletes what no row names any more.
+//! The archive's thread: it alone talks to the store. It fetches what reads want, moves chunks out and back for operators, picks
+//! by itself what moves out, has replicas told where chunks are, and deletes what no row names any more.
 //!
 //! A runtime of its own, so that neither TLS nor hashing holds up the admin pages; where it shares a processor with a core that
 //! serves, that core comes first. Reads are served until nobody is there any more who could ask; orders end as soon as the node
 //! begins to stop, between any two of their steps, and are asked for again after that.
 
 mod budget;
+mod everywhere;
 mod fetching;
+mod inventory;
 mod keys;
 mod leftovers;
 mod moving;
+mod picking;
 mod report;
 mod restoring;
 mod source;
+mod spreading;
 mod store;
 
 use std::io;
@@ -36,7 +40,7 @@ use self::store::Store;
 use crate::archive::settings::{Credentials, Settings};
 use crate::base::error::{Code, Error, Result};
 use crate::limits::{ARCHIVE_FETCHES, ARCHIVE_OPERATIONS, ARCHIVE_PAUSE_MIN, ARCHIVE_RETRY_PAUSE};
-use crate::shard::archive::desk::Desk;
+use crate::shard::archive::desk::{Desk, Ordering};
 use crate::shard::node::Node;
 
 /// How much the thread gives way: less than the scrub, since clients wait for it.
@@ -64,6 +68,8 @@ pub(super) enum Order {
         /// What they begin with.
         prefix: String,
     },
+    /// Rows are compared with what is in the store.
+    Check,
 }
 
 impl Order {
@@ -76,11 +82,12 @@ impl Order {
                 json!({ "operation": "restore", "path": path, "version": version })
             }
             Self::RestorePrefix { prefix } => json!({ "operation": "restore", "prefix": prefix }),
+            Self::Check => json!({ "operation": "check" }),
         }
     }
 }
 
-/// An order on its way to the thread.
+/// An order of an operator on its way to the thread.
 struct Asked {
     order: Order,
     place: OwnedSemaphorePermit,
@@ -178,11 +185,11 @@ pub(super) fn start(node: Arc<Node>, settings: Settings) -> io::Result<(Asker, J
         }
         let local = LocalSet::new();
         local.block_on(&runtime, async move {
-            match Archiver::open(node, desk, settings, credentials) {
+            match Archiver::open(node, desk, settings, credentials, board) {
                 Ok(archiver) => {
                     // Who started this waits for it.
                     let _ = tell.send(Ok(()));
-                    archiver.run(waiting, board).await;
+                    archiver.run(waiting).await;
                 }
                 Err(why) => {
                     let _ = tell.send(Err(why));
@@ -209,6 +216,7 @@ struct Archiver {
     store: Store,
     budget: Budget,
     keys: Rc<Keys>,
+    board: Arc<Board>,
 }
 
 impl Archiver {
@@ -218,21 +226,27 @@ impl Archiver {
         desk: Arc<Desk>,
         settings: Settings,
         credentials: Credentials,
+        board: Arc<Board>,
     ) -> std::result::Result<Rc<Self>, String> {
         let store = Store::open(Arc::clone(&node), Arc::clone(&desk), settings.clone(), credentials)?;
         let budget = Budget::new(settings.rate, settings.uploads);
-        Ok(Rc::new(Self { node, desk, settings, store, budget, keys: Rc::default() }))
+        Ok(Rc::new(Self { node, desk, settings, store, budget, keys: Rc::default(), board }))
     }
 
     /// Works until nobody can ask any more.
-    async fn run(self: Rc<Self>, asked: Receiver<Asked>, board: Arc<Board>) {
+    async fn run(self: Rc<Self>, asked: Receiver<Asked>) {
         for _ in 0..ARCHIVE_FETCHES {
             spawn_local(fetching::serve(Rc::clone(&self)));
         }
         spawn_local(Rc::clone(&self).probe());
         spawn_local(leftovers::run(Rc::clone(&self)));
+        spawn_local(spreading::run(Rc::clone(&self)));
+        picking::start(&self);
+        for _ in 0..ARCHIVE_OPERATIONS {
+            spawn_local(Rc::clone(&self).obey_others());
+        }
         while let Ok(asked) = asked.recv().await {
-            spawn_local(Rc::clone(&self).obey(asked, Arc::clone(&board)));
+            spawn_local(Rc::clone(&self).obey(asked));
         }
     }
 
@@ -253,18 +267,44 @@ impl Archiver {
         }
     }
 
-    /// Carries out an order, unless the node stops first.
-    async fn obey(self: Rc<Self>, asked: Asked, board: Arc<Board>) {
+    /// Carries out an order, in a cluster everywhere, unless the node stops first.
+    async fn obey(self: Rc<Self>, asked: Asked) {
         let Asked { order, place, reply } = asked;
-        let shown = board.show(order.clone());
-        let done = tokio::select! {
-            done = self.carry_out(order, &shown.running) => done,
+        let shown = self.board.show(order.clone());
+        let carry_out = async {
+            match &self.node.cluster {
+                Some(cluster) if order != Order::Check => {
+                    self.order_all(cluster, order, &shown.running).await
+                }
+                _ => {
+                    self.carry_out(order, &shown.running).await?;
+                    Ok(shown.running.describe())
+                }
+            }
+        };
+        let report = tokio::select! {
+            report = carry_out => report,
             () = self.until_stopping() => Err(stopping()),
         };
-        let report = done.map(|()| shown.running.describe());
         drop((shown, place));
         // Whoever asked may have gone.
         let _ = reply.send(report);
+    }
+
+    /// Carries out, here alone, orders that come through other nodes; they take no places of those that are given here, or two
+    /// nodes could wait for each other.
+    async fn obey_others(self: Rc<Self>) {
+        let orders = self.desk.orders();
+        while let Ok(Ordering { order, reply }) = orders.recv().await {
+            let order = Order::from(order);
+            let shown = self.board.show(order.clone());
+            let done = tokio::select! {
+                done = self.carry_out(order, &shown.running) => done,
+                () = self.until_stopping() => Err(stopping()),
+            };
+            // Whoever asked may have gone.
+            let _ = reply.send(done.map(|()| shown.running.describe()));
+        }
     }
 
     async fn carry_out(self: &Rc<Self>, order: Order, running: &Running) -> Result<()> {
@@ -273,6 +313,11 @@ impl Archiver {
             Order::Restore { path, version } => self.restore(&path, version, running).await,
             Order::RestorePrefix { prefix } => {
                 self.restore_prefix(&prefix, running).await;
+                Ok(())
+            }
+            Order::Check => {
+                let inventory = self.take_inventory().await?;
+                running.note(|report| report.inventory(&inventory));
                 Ok(())
             }
         }

@@ -4,41 +4,36 @@
 //! file is compared with its checksums; a row names it; the store tells its size and SHA-256; a row says that there is no file;
 //! the file goes. Whatever ends this in between leaves the file, and perhaps an object, which the next order goes on with, or
 //! which is a leftover.
+//!
+//! In a cluster the store is asked before the row, too: rows are pushed to the other replicas whatever becomes of their order, and
+//! one that has dropped its file must not be moved to an object that the store only says it took.
+
+mod asking;
+mod letting_go;
+mod uploading;
 
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinSet, spawn_blocking};
-use tokio::time::{sleep, timeout};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::sleep;
 
-use super::Archiver;
 use super::report::Running;
-use super::source::{Fault, Source};
-use super::store::pause;
-use crate::archive::failure::{Failure, Kind};
-use crate::archive::location::Location;
-use crate::archive::target::Target;
+use super::source::Fault;
+use super::{Archiver, Order};
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::{BlobId, ChunkId};
-use crate::base::parts::Part;
-use crate::base::sha256::Sha256;
 use crate::base::slot::Slot;
-use crate::chunk::{kept, layout};
-use crate::limits::{
-    ARCHIVE_READ_TIME, ARCHIVE_RETRY_PAUSE, ARCHIVE_TRIES, PART_SIZE, PARTS_PER_CHUNK, SCRUB_CHUNKS,
-};
-use crate::meta::archives;
+use crate::limits::{ARCHIVE_READ_TIME, ARCHIVE_RETRY_PAUSE, ARCHIVE_TRIES, SCRUB_CHUNKS};
 use crate::meta::types::BlobMeta;
 use crate::meta::whole::Whole;
 use crate::shard::archive::desk::Working;
 use crate::shard::repair::damage::{Damage, Place};
 
 pub(super) const BUSY: &str = "it is being archived or restored by another request";
+const LACKING: &str = "its chunks are still on their way to this node: ask again";
 pub(super) const GONE: &str = "this version was deleted meanwhile";
 
 /// How long an order waits for another one that works on its blob: a blob of a few chunks is through by then.
@@ -50,6 +45,8 @@ struct Version {
     whole: Whole,
     /// Whether no further step is wanted: another chunk has met what ends the order.
     ended: Cell<bool>,
+    /// Whether a chunk has a file still that should have none.
+    left: Cell<bool>,
 }
 
 /// A chunk that has a file.
@@ -65,6 +62,26 @@ enum Moved {
     Dropped,
     /// There was none before.
     Already,
+}
+
+/// Which object the row of a chunk names once another one was stored.
+enum Stored {
+    /// That one.
+    Named(String),
+    /// One that another node was faster with.
+    Another(String),
+}
+
+/// What replicas know of the object that has a chunk.
+enum Known {
+    /// There is one replica.
+    Here,
+    /// A write quorum knows it.
+    Everywhere,
+    /// Another object has taken its place.
+    Another(String),
+    /// One of them will never name it.
+    Condemned,
 }
 
 /// Why a chunk did not move.
@@ -115,6 +132,9 @@ impl Outcomes<'_> {
     }
 
     fn take(&self, ended: std::result::Result<Ended, JoinError>) {
+        if !matches!(ended, Ok((_, _, Ok(_)))) {
+            self.version.left.set(true);
+        }
         let fail = |chunk: Option<u64>, why: String| {
             let whole = &self.version.whole;
             self.running.note(|report| report.fail(&whole.path, whole.version, chunk, why));
@@ -158,6 +178,29 @@ impl Archiver {
         }
     }
 
+    /// A version with its chunks; where they are on their way from another replica they are waited for. Else why it has none.
+    async fn whole(
+        &self,
+        slot: Slot,
+        path: &str,
+        record: &BlobMeta,
+    ) -> Result<std::result::Result<Whole, &'static str>> {
+        let until = Instant::now() + ARCHIVE_READ_TIME;
+        loop {
+            if let Some(whole) = self.node.readers.whole(slot, record.row).await? {
+                return Ok(Ok(whole));
+            }
+            let found = self.node.readers.find(slot, path, Some(record.version)).await?.record;
+            if !found.is_some_and(|found| found.hollow && found.tombstoned_at.is_none()) {
+                return Ok(Err(GONE));
+            }
+            if Instant::now() >= until {
+                return Ok(Err(LACKING));
+            }
+            sleep(ARCHIVE_RETRY_PAUSE).await;
+        }
+    }
+
     /// Makes a blob one that this order works on; none: it is still worked on by another one after a while.
     pub(super) async fn work_on(&self, blob: BlobId) -> Option<Working> {
         let until = Instant::now() + PATIENCE;
@@ -185,19 +228,48 @@ impl Archiver {
             fail(BUSY.to_owned());
             return Ok(());
         };
-        let Some(whole) = self.node.readers.whole(slot, record.row).await? else {
-            fail(GONE.to_owned());
-            return Ok(());
+        let whole = match self.whole(slot, path, &record).await? {
+            Ok(whole) => whole,
+            Err(why) => {
+                fail(why.to_owned());
+                return Ok(());
+            }
         };
-        running.note(|report| report.versions += 1);
-        let version = Rc::new(Version { slot, whole, ended: Cell::new(false) });
-        if let Err(error) = self.move_all(&version, running).await {
+        running
+            .note(|report| (report.versions, report.version) = (report.versions + 1, Some(record.version)));
+        let version = Rc::new(Version { slot, whole, ended: Cell::new(false), left: Cell::new(false) });
+        let moved = match self.move_all(&version, running).await {
+            Ok(()) if !version.left.get() => {
+                self.node.writers.set_archived_whole(slot, version.whole.row).await
+            }
+            moved => moved,
+        };
+        if let Err(error) = moved {
             fail(error.message.into_owned());
         }
         // Who has the files open keeps their space.
         self.node.damages.note_replaced();
         drop(working);
         Ok(())
+    }
+
+    /// Moves the chunks of a version by itself, unless the node stops first; how many went, or none if not all did that should.
+    pub(super) async fn pick(self: &Rc<Self>, path: &str, version: u64) -> Option<u64> {
+        let order = Order::Archive { path: path.to_owned(), version: Some(version) };
+        let shown = self.board.show(order);
+        let done = tokio::select! {
+            done = self.archive(path, Some(version), &shown.running) => done,
+            () = self.until_stopping() => return None,
+        };
+        match done {
+            // It was deleted in the meantime.
+            Err(error) if error.code == Code::BlobNotFound => Some(0),
+            Err(error) => {
+                tracing::warn!(path, version, %error, "a version cannot be archived");
+                None
+            }
+            Ok(()) => shown.running.note(|report| report.is_good().then_some(report.chunks)),
+        }
     }
 
     /// All chunks of a version that are files, several at once; equal ones are one file, and one chunk.
@@ -255,19 +327,36 @@ impl Archiver {
         }
         let source = self.source(version, chunk).await?;
         let mut named = found.map(|found| found.target);
-        let mut uploads = 0;
+        // Whether the store was asked about that one when it was stored.
+        let mut was_there = false;
+        let (mut uploads, mut looked) = (0, 0);
         loop {
-            if let Some(target) = &named {
+            if let Some(target) = named.clone() {
                 // An upload compares what it sends.
                 if uploads == 0
                     && let Err(fault) = source.compare().await
                 {
                     return Err(self.damaged(version, chunk, &fault).await);
                 }
-                if self.has(target, chunk).await? {
-                    return self.let_go(version, chunk, target.clone()).await;
+                if std::mem::take(&mut was_there) || self.has(&target, chunk).await? {
+                    match self.spread(version, chunk, &target).await? {
+                        Known::Here => return self.let_go(version, chunk, target).await,
+                        // Asked right before the file goes.
+                        Known::Everywhere if self.has(&target, chunk).await? => {
+                            return self.let_go(version, chunk, target).await;
+                        }
+                        Known::Everywhere | Known::Condemned => {}
+                        Known::Another(other) => {
+                            look_again(&mut looked)?;
+                            named = Some(other);
+                            continue;
+                        }
+                    }
                 }
-                tracing::warn!(object = %target, "the archive does not have what it should: it is stored again");
+                tracing::warn!(
+                    object = %target,
+                    "the archive does not have what it should, or a replica has given it up: it is stored again"
+                );
             }
             version.go_on()?;
             if uploads == ARCHIVE_TRIES {
@@ -276,193 +365,17 @@ impl Archiver {
                     "PUT {target}: the archive says that it has stored it, and then that it has not: see to the store"
                 )));
             }
-            named = Some(self.upload(version, chunk, &source, named).await?);
-            uploads += 1;
-        }
-    }
-
-    /// The file of a chunk, and its checksums.
-    async fn source(&self, version: &Version, chunk: &Chunk) -> Step<Source> {
-        let (slot, whole) = (version.slot, &version.whole);
-        let first = chunk.number * PARTS_PER_CHUNK;
-        let count = chunk.len.div_ceil(PART_SIZE);
-        let parts: Vec<Part> = match self.node.readers.parts(slot, whole.row, first, count).await {
-            Ok(parts) => parts.parts,
-            // Its chunks may be gone.
-            Err(error) if error.code == Code::BlobNotFound => return Err(Trouble::Gone),
-            Err(error) => return Err(error.into()),
-        };
-        let path = layout::chunk_file(self.node.slot_dir(slot), whole.blob, chunk.id);
-        Ok(Source::new(path, chunk.len, parts))
-    }
-
-    /// Stores a chunk's object under a key of its own, and has a row name it, in place of `expected`.
-    async fn upload(
-        &self,
-        version: &Version,
-        chunk: &Chunk,
-        source: &Source,
-        expected: Option<String>,
-    ) -> Step<String> {
-        let mut tried = 0;
-        loop {
-            version.go_on()?;
-            let at = Location::of_chunk(&self.settings.bucket, &self.settings.prefix, version.slot);
-            let target = at.to_string();
-            let held = self.keys.hold(&self.desk, version.slot, target.clone());
-            self.node.writers.begin_object(version.slot, target.clone()).await?;
-            self.budget.begin(chunk.len).await;
-            let (credentials, store) = self.store.target();
-            let (sender, body) = mpsc::channel(1);
-            let mut feeding = pin!(source.feed(sender, &self.budget));
-            let mut storing = pin!(store.put(&at, chunk.len, chunk.id.0, body));
-            let (fed, stored) = tokio::select! {
-                fed = &mut feeding => (Some(fed), storing.await),
-                // A store that has answered may take no more, and nobody waits for it to.
-                stored = &mut storing => (timeout(Duration::ZERO, feeding).await.ok(), stored),
-            };
-            let stored = match fed {
-                Some(Err(fault)) => return Err(self.damaged(version, chunk, &fault).await),
-                Some(Ok(true)) => stored,
-                Some(Ok(false)) | None => stored.and_then(|()| Err(not_all(&at))),
-            };
-            self.store.note("put", &at.bucket, &stored);
-            let Err(failure) = stored else {
-                self.node.metrics.archive.uploaded_bytes.inc_by(chunk.len);
-                let replaces = expected.is_some();
-                self.name(version, chunk, target.clone(), expected).await?;
-                held.named();
-                if replaces {
-                    // The object before is named by nothing any more.
-                    self.desk.note_leftovers(version.slot);
+            named = Some(match self.upload(version, chunk, &source, named).await? {
+                Stored::Named(target) => {
+                    was_there = self.node.cluster.is_some();
+                    target
                 }
-                return Ok(target);
-            };
-            if failure.kind == Kind::Wrong
-                && let Some(trouble) = self.blame(version, chunk).await
-            {
-                return Err(trouble);
-            }
-            tried += 1;
-            if !self.store.is_worth_a_try(&failure, credentials).await || tried >= ARCHIVE_TRIES {
-                return Err(Trouble::Ends(failure.message));
-            }
-            drop(held);
-            sleep(pause(tried)).await;
-        }
-    }
-
-    /// Makes the row that names an object.
-    async fn name(
-        &self,
-        version: &Version,
-        chunk: &Chunk,
-        target: String,
-        expected: Option<String>,
-    ) -> Step<()> {
-        let range = 0..chunk.len;
-        let place = archives::Place { chunk: chunk.id, length: chunk.len, target, range };
-        if self.node.writers.archive(version.slot, version.whole.row, place, expected).await? {
-            self.node.metrics.archive.chunks_archived.inc();
-            Ok(())
-        } else {
-            Err(self.changed(version).await)
-        }
-    }
-
-    /// Whether the file is what is wrong where the store got other bytes than it should: its checksums in the database may be, too.
-    async fn blame(&self, version: &Version, chunk: &Chunk) -> Option<Trouble> {
-        let slot_dir = self.node.slot_dir(version.slot).to_path_buf();
-        let (blob, id, len) = (version.whole.blob, chunk.id, chunk.len);
-        let verified = spawn_blocking(move || kept::verify(&slot_dir, blob, id, len, false)).await;
-        match verified {
-            Ok(Ok(Some(_))) => None,
-            Ok(Ok(None) | Err(_)) => Some(self.damaged(version, chunk, &Fault::Hash).await),
-            Err(_) => Some(Trouble::Over),
-        }
-    }
-
-    /// Whether the store has a chunk, by what it says of its object.
-    async fn has(&self, target: &str, chunk: &Chunk) -> Step<bool> {
-        let Ok(at) = target.parse::<Location>() else { return Ok(false) };
-        match self.is_at(&at, chunk).await {
-            Ok(has) => Ok(has),
-            Err(Failure { kind: Kind::Missing | Kind::Wrong, .. }) => Ok(false),
-            // It is from a time with another config.
-            Err(Failure { kind: Kind::Denied, .. }) if at.bucket != self.settings.bucket => Ok(false),
-            Err(failure) => Err(Trouble::Ends(failure.message)),
-        }
-    }
-
-    /// Whether an object has the length and the SHA-256 of a chunk.
-    async fn is_at(&self, at: &Location, chunk: &Chunk) -> std::result::Result<bool, Failure> {
-        let stat = async |store: Target| store.stat(at).await;
-        let stat = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await?;
-        if stat.size != chunk.len {
-            return Ok(false);
-        }
-        let hash = match stat.sha256 {
-            Some(hash) => hash,
-            None => self.hash(at, chunk.len).await?,
-        };
-        Ok(hash == chunk.id.0)
-    }
-
-    /// SHA-256 of an object of `len` bytes.
-    async fn hash(&self, at: &Location, len: u64) -> std::result::Result<[u8; 32], Failure> {
-        let (mut hash, mut from) = (Sha256::default(), 0);
-        loop {
-            let range = from..len.min(from + PART_SIZE);
-            from = range.end;
-            let get = async |store: Target| store.get(at, range.clone()).await;
-            let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get);
-            let Ok(got) = timeout(ARCHIVE_READ_TIME, asked).await else {
-                let message = format!("GET {at}: a part of it was not had within {ARCHIVE_READ_TIME:?}");
-                return Err(Failure { kind: Kind::Unavailable, message });
-            };
-            let bytes = got?;
-            self.node.metrics.archive.fetched_bytes.inc_by(bytes.len() as u64);
-            if from >= len {
-                return Ok(hash.finish(&bytes));
-            }
-            hash.update(bytes.as_chunks().0);
-        }
-    }
-
-    /// Notes that there is no file of a chunk, then removes it.
-    async fn let_go(&self, version: &Version, chunk: &Chunk, target: String) -> Step<Moved> {
-        let (slot, whole) = (version.slot, &version.whole);
-        if !self.node.writers.drop_chunk(slot, whole.row, chunk.id, target).await? {
-            return Err(self.changed(version).await);
-        }
-        self.node.metrics.archive.chunks_dropped.inc();
-        self.remove_file(version, chunk).await?;
-        self.node.damages.found_good(Place { slot, row: whole.row, number: chunk.number });
-        Ok(Moved::Dropped)
-    }
-
-    /// Removes the file of a chunk that has none by its row, as a crash between the two leaves it.
-    async fn let_go_again(&self, version: &Version, chunk: &Chunk, target: &str) -> Step<Moved> {
-        let path = layout::chunk_file(self.node.slot_dir(version.slot), version.whole.blob, chunk.id);
-        if matches!(spawn_blocking(move || path.try_exists()).await, Ok(Ok(true))) {
-            if !self.has(target, chunk).await? {
-                return Err(Trouble::Chunk(format!(
-                    "the archive does not have {target} any more, and a file of the chunk is still here: restore it"
-                )));
-            }
-            self.remove_file(version, chunk).await?;
-        }
-        Ok(Moved::Already)
-    }
-
-    async fn remove_file(&self, version: &Version, chunk: &Chunk) -> Step<()> {
-        let path = layout::chunk_file(self.node.slot_dir(version.slot), version.whole.blob, chunk.id);
-        let removed = spawn_blocking(move || std::fs::remove_file(path)).await;
-        match removed.unwrap_or_else(|error| Err(io::Error::other(error.to_string()))) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Trouble::Chunk(format!(
-                "the archive has it, and its file cannot be removed: {error}: see to the disk"
-            ))),
-            _ => Ok(()),
+                Stored::Another(other) => {
+                    look_again(&mut looked)?;
+                    other
+                }
+            });
+            uploads += 1;
         }
     }
 
@@ -494,7 +407,11 @@ impl Archiver {
     }
 }
 
-/// The store has not taken all, and says that it has.
-fn not_all(at: &Location) -> Failure {
-    Failure { kind: Kind::Wrong, message: format!("PUT {at}: the store says it is done before it has all") }
+/// Counts that another object has taken the place of the one that was looked at.
+fn look_again(looked: &mut u32) -> Step<()> {
+    if *looked == ARCHIVE_TRIES {
+        return Err(Trouble::Chunk("other nodes archive it at the same time: ask again".to_owned()));
+    }
+    *looked += 1;
+    Ok(())
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::Order;
+use super::inventory::Inventory;
 use crate::limits::ARCHIVE_FAILED_SHOWN;
 
 /// What was done.
@@ -13,6 +14,8 @@ use crate::limits::ARCHIVE_FAILED_SHOWN;
 pub(super) struct Report {
     /// Versions that were looked at.
     pub(super) versions: u64,
+    /// The number of the last one.
+    pub(super) version: Option<u64>,
     /// Chunks that were moved.
     pub(super) chunks: u64,
     /// Bytes of them.
@@ -25,6 +28,7 @@ pub(super) struct Report {
     /// Of those that failed, how many are not shown.
     more: u64,
     why: Option<String>,
+    inventory: Option<Value>,
 }
 
 /// A version, or a chunk of one, with which it did not work.
@@ -63,10 +67,24 @@ impl Report {
         self.why.get_or_insert(why);
     }
 
+    /// Whether everything worked so far.
+    pub(super) fn is_good(&self) -> bool {
+        self.why.is_none()
+    }
+
+    /// What an inventory has found.
+    pub(super) fn inventory(&mut self, inventory: &Inventory) {
+        if !inventory.is_good() {
+            self.end("rows and objects differ, or could not be compared: see inventory".to_owned());
+        }
+        self.inventory = Some(inventory.describe());
+    }
+
     fn describe(&self, seconds: f64) -> Value {
         let mut report = json!({
             "good": self.why.is_none(),
             "versions": self.versions,
+            "version": self.version,
             "chunks": self.chunks,
             "bytes": self.bytes,
             "kept": self.kept,
@@ -79,6 +97,9 @@ impl Report {
         }
         if let Some(why) = &self.why {
             report["why"] = json!(why);
+        }
+        if let Some(inventory) = &self.inventory {
+            report["inventory"] = inventory.clone();
         }
         report
     }

@@ -108,6 +108,7 @@ impl Archiver {
         if readers.archived(slot, record.row).await?.iter().all(|archived| !archived.dropped) {
             running.note(|report| {
                 report.versions += 1;
+                report.version = Some(record.version);
                 report.already += record.chunks();
             });
             return Ok(());
@@ -122,7 +123,8 @@ impl Archiver {
             }
             return Ok(());
         };
-        running.note(|report| report.versions += 1);
+        running
+            .note(|report| (report.versions, report.version) = (report.versions + 1, Some(record.version)));
         // Only now: what is worked on has just the rows that this order gives it.
         let archived = readers.archived(slot, record.row).await?;
         let away: HashSet<ChunkId> =

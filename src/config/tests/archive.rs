@@ -1,9 +1,10 @@
 //! `[archive]`: what is good, and what is said about what is not.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use super::{THREE, as_node, load};
-use crate::archive::settings::{CredentialsFrom, Settings};
+use crate::archive::settings::{CredentialsFrom, Rules, Settings};
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "geheim")];
 
@@ -79,8 +80,12 @@ fn mistakes_in_the_archive_are_named() {
         ("uploads = 65", "from 1 to 64"),
         ("rate = \"25%\"", "'25%' is no size"),
         ("path_style = 1", "path_style"),
-        ("after = \"30d\"", "archive.after: this release archives only what it is asked to: leave it out"),
-        ("high_watermark = \"85%\"", "archive.high_watermark: this release archives only"),
+        ("after = \"soon\"", "'soon' is no duration"),
+        ("after = \"0s\"", "leave it empty"),
+        ("high_watermark = \"85\"", "'85' is no mark of a disk: write it like \"85%\""),
+        ("high_watermark = \"100%\"", "from 1% to 99%"),
+        ("low_watermark = \"75%\"", "set that, too"),
+        ("high_watermark = \"80%\"\nlow_watermark = \"80%\"", "it must be below that"),
         ("credential = \"x\"", "did you mean 'archive.credentials'"),
         ("credentials = \"/no/such\"", "archive.credentials: cannot read /no/such"),
     ] {
@@ -146,6 +151,21 @@ fn what_would_break_a_promise_of_the_archive_is_refused() {
     let error =
         load("[storage]\ndurability = \"relaxed\"\n[archive]\nbucket = \"chunks\"", &KEYS).unwrap_err();
     assert!(error.contains("power cut") && error.contains("leave [archive] out"), "{error}");
-    let error = as_node(&format!("{THREE}[archive]\nbucket = \"chunks\""), "a").unwrap_err();
-    assert!(error.contains("a node of a cluster has no archive yet: leave [archive] out"), "{error}");
+}
+
+#[test]
+fn what_goes_by_itself_is_said_by_age_and_by_watermark() {
+    let rules = |lines: &str| archive(lines).unwrap().rules;
+    assert_eq!(rules(""), Rules::default());
+    assert_eq!(rules("after = \"\"\nhigh_watermark = \"\"\nlow_watermark = \"\""), Rules::default());
+    let documented = rules("after = \"30d\"\nhigh_watermark = \"85%\"");
+    let after = Some(Duration::from_hours(30 * 24));
+    assert_eq!(documented, Rules { after, high_watermark: Some(85), low_watermark: Some(75) });
+    assert_eq!(rules("high_watermark = \"5%\"").low_watermark, Some(1));
+    assert_eq!(rules("high_watermark = \"90%\"\nlow_watermark = \"50%\"").low_watermark, Some(50));
+    let config = as_node(&format!("{THREE}[archive]\nbucket = \"chunks\""), "a");
+    assert!(
+        config.is_err_and(|error| error.contains("archive.credentials is missing")),
+        "a cluster has one, too"
+    );
 }

@@ -1,4 +1,4 @@
-//! What is archived of a slot, asked of writers and readers as everybody asks them, and of databases of the format before.
+//! What is archived of a slot, asked of writers and readers as everybody asks them, and of its database.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -26,6 +26,9 @@ use crate::meta::types::{BlobMeta, NewBlob, Which};
 use crate::meta::writer::{Rules, Writers};
 use crate::meta::{apply, birth, query};
 use crate::wire::condition::Conditions;
+
+mod answers;
+mod formats;
 
 /// Bytes of the last chunk of every blob.
 const LAST: u64 = 70_000;
@@ -69,7 +72,16 @@ fn place(byte: u8, target: &str) -> Place {
 
 fn row_of(byte: u8, target: &str, dropped: bool) -> Archived {
     let Place { chunk, length, target, range } = place(byte, target);
-    Archived { chunk, length, target, range, dropped }
+    Archived { chunk, length, target, range, dropped, generation: 1, spread: false }
+}
+
+/// The row that took another one's place.
+fn second(byte: u8, target: &str, dropped: bool) -> Archived {
+    Archived { generation: 2, ..row_of(byte, target, dropped) }
+}
+
+fn targets(left: Vec<Leftover>) -> Vec<String> {
+    left.into_iter().map(|left| left.target).collect()
 }
 
 fn dir_of(root: &Path, slot: Slot) -> PathBuf {
@@ -138,7 +150,7 @@ impl Node {
     }
 
     fn begin(&self, slot: Slot, target: &str) {
-        wait(self.writers.begin_object(slot, target.to_owned())).unwrap();
+        wait(self.writers.begin_object(slot, target.to_owned(), "p".to_owned())).unwrap();
     }
 
     fn archive(&self, slot: Slot, row: Row, place: Place, expected: Option<&str>) -> bool {
@@ -162,7 +174,9 @@ impl Node {
     }
 
     fn leftovers(&self, slot: Slot) -> Vec<String> {
-        wait(self.readers.leftovers(slot, String::new(), 99)).unwrap()
+        let left = wait(self.readers.leftovers(slot, String::new(), 99)).unwrap();
+        assert!(left.iter().all(|left| left.path.is_some()), "{left:?}");
+        targets(left)
     }
 
     fn chunks_of(&self, slot: Slot, blob: BlobId) -> Vec<ChunkId> {
@@ -222,7 +236,7 @@ fn a_row_is_replaced_only_where_it_is_the_expected_one() {
     assert!(node.drop_chunk(slot, row, 1, "s3://b/1"));
     assert_eq!(node.leftovers(slot), ["s3://b/2", "s3://b/3"]);
     assert!(node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/1")));
-    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/2", true)], "a file does not come by that");
+    assert_eq!(node.archived(slot, row), [second(1, "s3://b/2", true)], "a file does not come by that");
     assert_eq!(node.leftovers(slot), ["s3://b/1", "s3://b/3"]);
     // The same object again is in use.
     assert!(node.archive(slot, row, place(1, "s3://b/2"), Some("s3://b/2")));
@@ -287,7 +301,8 @@ fn leftovers_are_told_in_order_until_they_are_forgotten() {
     for target in ["s3://b/2", "s3://b/1", "s3://b/3", "s3://b/2"] {
         node.begin(slot, target);
     }
-    let page = |after: &str, limit| wait(node.readers.leftovers(slot, after.to_owned(), limit)).unwrap();
+    let page =
+        |after: &str, limit| targets(wait(node.readers.leftovers(slot, after.to_owned(), limit)).unwrap());
     assert_eq!(page("", 2), ["s3://b/1", "s3://b/2"]);
     assert_eq!(page("s3://b/2", 2), ["s3://b/3"]);
     for target in ["s3://b/2", "s3://b/none"] {
@@ -327,7 +342,7 @@ fn a_database_that_is_put_back_by_its_older_copy_is_recognised() {
         copy(&newer, &dir);
     }
     let node = Node::start(&root);
-    assert_eq!(node.archived(slot, row), [row_of(1, "s3://b/2", false)]);
+    assert_eq!(node.archived(slot, row), [second(1, "s3://b/2", false)]);
     node.stop();
 }
 
@@ -335,16 +350,19 @@ fn a_database_that_is_put_back_by_its_older_copy_is_recognised() {
 fn what_leads_to_space_may_use_the_ballast_and_bringing_back_may_not() {
     let target = || "s3://b/1".to_owned();
     let frees = [
-        Op::BeginObject(target(), oneshot::channel().0),
+        Op::BeginObject { target: target(), path: "p".to_owned(), reply: oneshot::channel().0 },
         Op::Archive { row: Row(1), place: place(1, "s3://b/1"), expected: None, reply: oneshot::channel().0 },
         Op::DropChunk { row: Row(1), chunk: id(1), target: target(), reply: oneshot::channel().0 },
         Op::ForgetObject(target(), oneshot::channel().0),
+        Op::MarkSpread(Vec::new(), oneshot::channel().0),
+        Op::SetArchivedWhole(Row(1), oneshot::channel().0),
     ];
     assert!(frees.iter().all(Op::may_use_ballast));
     assert!(!Op::BroughtBack(Row(1), id(1), oneshot::channel().0).may_use_ballast());
+    assert!(!Op::NoteReads(Vec::new(), oneshot::channel().0).may_use_ballast());
 }
 
-/// A slot of the format before, with one version.
+/// A slot of the oldest format, with one version.
 struct Before {
     dir: PathBuf,
     db: Connection,
@@ -364,71 +382,11 @@ impl Before {
         let db = Connection::open(dir.join(schema::FILE)).unwrap();
         let record = apply::put(&db, &blob("p", &[1, 2]), moment(1)).unwrap().record;
         db.execute_batch(
-            "DROP TABLE archive_states; DROP TABLE archive_leftovers;
-             DROP INDEX idx_blob_chunk_archives_target_path; PRAGMA user_version = 2; VACUUM",
+            "DROP TABLE archive_states; DROP TABLE archive_leftovers; DROP TABLE condemned; DROP TABLE reads;
+             DROP TABLE archived_whole; DROP INDEX idx_blob_chunk_archives_target_path; PRAGMA user_version = 2; VACUUM",
         )
         .unwrap();
         Self { dir, db, record, _home: home }
-    }
-}
-
-#[test]
-fn a_database_of_the_format_before_has_an_empty_archive_until_its_writer_opens_it() {
-    let Before { dir, db, record, _home } = Before::new();
-    let reader = schema::open_reader(&dir).unwrap();
-    let row = record.row;
-    assert_eq!(of(&reader, row).unwrap(), []);
-    assert_eq!(chunk(&reader, row, 0).unwrap(), None);
-    assert_eq!(leftovers(&reader, "", 9).unwrap(), [""; 0]);
-    assert_eq!(query::chunks_of(&reader, record.blob_id).unwrap(), Some([1, 2].map(id).to_vec()));
-    assert_eq!(archive(&db, row, &place(1, "x"), None, moment(2)).unwrap(), None);
-    assert_eq!(drop_chunk(&db, row, id(1), "x", moment(2)).unwrap(), None);
-    assert_eq!(brought_back(&db, row, id(1), moment(2)).unwrap(), None);
-    forget(&db, "x").unwrap();
-    let writer = schema::open_writer(&dir, Durability::Full).unwrap();
-    assert!(has_archives(&writer).unwrap() && has_archives(&reader).unwrap());
-    begin(&writer, "x", Timestamp(1)).unwrap();
-    // By a connection that was opened before there were such tables.
-    assert_eq!(leftovers(&reader, "", 9).unwrap(), ["x"]);
-    assert_eq!(archive(&writer, row, &place(1, "x"), None, moment(2)).unwrap(), Some("p".to_owned()));
-    assert_eq!(of(&reader, row).unwrap(), [row_of(1, "x", false)]);
-    assert_eq!(query::last_seq(&reader).unwrap(), 2);
-    drop(writer);
-    assert!(has_archives(&schema::open_writer(&dir, Durability::Full).unwrap()).unwrap());
-    let found: String = reader.query_row("PRAGMA quick_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(found, "ok");
-}
-
-#[test]
-fn a_full_disk_leaves_the_format_before_and_deletes_go_on() {
-    let Before { dir, db, record, _home } = Before::new();
-    let pages = |most: u32| {
-        let set = format!("PRAGMA max_page_count = {most}");
-        db.query_row(&set, [], |row| row.get::<_, i64>(0)).unwrap();
-    };
-    pages(1);
-    schema::upgrade(&db).unwrap();
-    assert!(!has_archives(&db).unwrap() && db.is_autocommit());
-    assert!(schema::is_full(&begin(&db, "x", Timestamp(1)).unwrap_err()));
-    apply::delete(&db, "p", Which::Newest, &Conditions::default(), moment(2)).unwrap();
-    apply::dropped(&db, &[record.row], moment(3)).unwrap();
-    assert!(!has_archives(&db).unwrap());
-    // With space again the first object brings the tables.
-    pages(9999);
-    begin(&db, "x", Timestamp(1)).unwrap();
-    let reader = schema::open_reader(&dir).unwrap();
-    assert_eq!(leftovers(&reader, "", 9).unwrap(), ["x"]);
-}
-
-#[test]
-fn databases_of_other_formats_are_refused() {
-    for format in [1, 4] {
-        let Before { dir, db, _home, .. } = Before::new();
-        db.pragma_update(None, "user_version", format).unwrap();
-        for refused in [schema::open_reader(&dir), schema::open_writer(&dir, Durability::Full)] {
-            let error = refused.unwrap_err();
-            assert!(schema::is_damaged(&error) && !schema::is_lost(&error), "{error}");
-        }
     }
 }
 
@@ -442,4 +400,147 @@ fn a_version_that_lacks_its_chunks_has_none_to_archive() {
     db.execute("UPDATE blobs SET hollow = 1", []).unwrap();
     assert_eq!(archive(&db, record.row, &place(1, "y"), Some("x"), moment(3)).unwrap(), None);
     assert_eq!(drop_chunk(&db, record.row, id(1), "x", moment(3)).unwrap(), None);
+}
+
+/// The row of a chunk as another replica tells it.
+fn told(record: &BlobMeta, byte: u8, target: &str, generation: u64) -> ArchiveRow {
+    Archived { generation, ..row_of(byte, target, false) }.row(record.version, record.blob_id)
+}
+
+#[test]
+fn a_row_of_another_replica_takes_the_place_of_the_one_here() {
+    let Before { db, record, _home, .. } = Before::new();
+    let row = record.row;
+    // Also where there are no such tables yet.
+    take(&db, "p", &told(&record, 1, "s3://b/1", 1), moment(2)).unwrap();
+    assert_eq!(of(&db, row).unwrap(), [row_of(1, "s3://b/1", false)]);
+    assert_eq!(row_of_chunk(&db, record.blob_id, id(1)).unwrap(), Some(told(&record, 1, "s3://b/1", 1)));
+    assert!(drop_chunk(&db, row, id(1), "s3://b/1", moment(3)).unwrap().is_some());
+    mark_spread(&db, &[told(&record, 1, "s3://b/1", 1)]).unwrap();
+    assert!(of(&db, row).unwrap()[0].spread && unspread(&db, 0, 9).unwrap().is_empty());
+    take(&db, "p", &told(&record, 1, "s3://b/2", 4), moment(4)).unwrap();
+    let expected = Archived { generation: 4, ..row_of(1, "s3://b/2", true) };
+    assert_eq!(of(&db, row).unwrap(), [expected], "that there is no file is as it was");
+    assert_eq!(targets(leftovers(&db, "", 9).unwrap()), ["s3://b/1"]);
+    assert_eq!(unspread(&db, 0, 9).unwrap()[0].2, told(&record, 1, "s3://b/2", 4));
+    mark_spread(&db, &[told(&record, 1, "s3://b/1", 1)]).unwrap();
+    assert_eq!(unspread(&db, 0, 9).unwrap().len(), 1, "that was the row before");
+    assert_eq!(query::last_seq(&db).unwrap(), 4);
+    assert!(archive(&db, row, &place(1, "s3://b/3"), Some("s3://b/2"), moment(5)).unwrap().is_some());
+    assert_eq!(of(&db, row).unwrap()[0].generation, 5, "one above the one that it replaces");
+}
+
+#[test]
+fn rows_are_handed_over_in_pages() {
+    let Before { db, record, _home, .. } = Before::new();
+    take(&db, "p", &told(&record, 1, "s3://b/1", 1), moment(2)).unwrap();
+    take(&db, "p", &told(&record, 2, "s3://b/2", 1), moment(2)).unwrap();
+    let (first, next) = page(&db, 0, 1).unwrap();
+    assert_eq!(first, [("p".to_owned(), told(&record, 1, "s3://b/1", 1))]);
+    let (second, next) = page(&db, next.unwrap(), 1).unwrap();
+    assert_eq!(second, [("p".to_owned(), told(&record, 2, "s3://b/2", 1))]);
+    assert_eq!(page(&db, next.unwrap(), 1).unwrap(), (Vec::new(), None));
+    apply::delete(&db, "p", Which::Newest, &Conditions::default(), moment(3)).unwrap();
+    assert_eq!(page(&db, 0, 9).unwrap(), (Vec::new(), None), "its version is deleted");
+    assert_eq!(unspread(&db, 0, 9).unwrap(), []);
+    let (all, _) = named(&db, 0, 9).unwrap();
+    assert_eq!(all.iter().map(|named| named.target.as_str()).collect::<Vec<_>>(), ["s3://b/1", "s3://b/2"]);
+    assert_eq!(knows(&db, "s3://b/1").unwrap(), Some(true));
+    leave_all(&db, record.row, Timestamp(1)).unwrap();
+    assert_eq!((knows(&db, "s3://b/1").unwrap(), knows(&db, "s3://b/9").unwrap()), (Some(false), None));
+}
+
+#[test]
+fn a_condemned_object_is_named_by_nothing_any_more() {
+    let Before { db, record, _home, .. } = Before::new();
+    assert!(!is_condemned(&db, "s3://b/1").unwrap());
+    take(&db, "p", &told(&record, 1, "s3://b/1", 1), moment(2)).unwrap();
+    assert_eq!(naming(&db, "s3://b/1").unwrap(), [record.blob_id]);
+    unname(&db, record.blob_id, "s3://b/1", Timestamp(1)).unwrap();
+    condemn(&db, "s3://b/1").unwrap();
+    assert!(is_condemned(&db, "s3://b/1").unwrap() && naming(&db, "s3://b/1").unwrap().is_empty());
+    assert_eq!((of(&db, record.row).unwrap(), unspread(&db, 0, 9).unwrap()), (Vec::new(), Vec::new()));
+    assert_eq!(archive(&db, record.row, &place(1, "s3://b/1"), None, moment(3)).unwrap(), None);
+    assert!(archive(&db, record.row, &place(1, "s3://b/2"), None, moment(3)).unwrap().is_some());
+}
+
+#[test]
+fn versions_are_candidates_until_nothing_more_of_them_can_go() {
+    let Before { db, record, _home, .. } = Before::new();
+    assert_eq!(candidates(&db, 0, 9).unwrap(), [], "before there are the tables");
+    schema::upgrade(&db).unwrap();
+    let made = Timestamp(1);
+    let expected = Candidate {
+        row: record.row,
+        path: "p".to_owned(),
+        version: 1,
+        blob: record.blob_id,
+        size: record.size,
+        read: made,
+        archived: false,
+    };
+    assert_eq!(candidates(&db, 0, 9).unwrap(), std::slice::from_ref(&expected));
+    assert_eq!(candidates(&db, record.row.0, 9).unwrap(), []);
+    assert_eq!(last_row(&db).unwrap(), record.row.0);
+    note_reads(&db, &[(record.row, 70), (Row(99), 70)]).unwrap();
+    note_reads(&db, &[(record.row, 60)]).unwrap();
+    assert!(archive(&db, record.row, &place(1, "x"), None, moment(2)).unwrap().is_some());
+    let read = Candidate { read: Timestamp(70_000), archived: true, ..expected };
+    assert_eq!(candidates(&db, 0, 9).unwrap(), std::slice::from_ref(&read));
+    assert!(drop_chunk(&db, record.row, id(1), "x", moment(3)).unwrap().is_some());
+    set_whole(&db, record.row).unwrap();
+    assert_eq!(candidates(&db, 0, 9).unwrap(), []);
+    assert!(brought_back(&db, record.row, id(1), moment(4)).unwrap().is_some());
+    assert_eq!(candidates(&db, 0, 9).unwrap(), [read], "it has a file again");
+    db.execute("UPDATE blobs SET hollow = 1", []).unwrap();
+    assert_eq!(candidates(&db, 0, 9).unwrap(), []);
+    db.execute("UPDATE blobs SET hollow = 0", []).unwrap();
+    set_whole(&db, record.row).unwrap();
+    apply::delete(&db, "p", Which::Newest, &Conditions::default(), moment(5)).unwrap();
+    apply::dropped(&db, &[record.row], moment(6)).unwrap();
+    let count = |table: &str| {
+        db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!((count("reads"), count("archived_whole")), (0, 0));
+}
+
+#[test]
+fn what_a_node_notes_for_itself_is_no_change_of_a_version() {
+    let Before { db, record, _home, .. } = Before::new();
+    schema::upgrade(&db).unwrap();
+    assert!(archive(&db, record.row, &place(1, "x"), None, moment(2)).unwrap().is_some());
+    let changes = db.total_changes();
+    mark_spread(&db, &[told(&record, 1, "x", 1)]).unwrap();
+    note_reads(&db, &[(record.row, 70)]).unwrap();
+    set_whole(&db, record.row).unwrap();
+    assert_eq!(db.total_changes() - changes, 3);
+    assert_eq!(query::last_seq(&db).unwrap(), 2);
+}
+
+#[test]
+fn what_is_spread_and_when_a_version_was_read_is_known_after_a_start() {
+    let home = tempfile::tempdir().unwrap();
+    let node = Node::start(home.path());
+    let slot = Slot::of("p");
+    let candidates = |node: &Node| wait(node.readers.candidates(slot, 0, 9)).unwrap();
+    let unspread = |node: &Node| wait(node.readers.unspread(slot, 0, 9)).unwrap();
+    assert_eq!((candidates(&node), unspread(&node)), (Vec::new(), Vec::new()), "unborn");
+    assert_eq!(wait(node.readers.last_row(slot)).unwrap(), 0);
+    let record = node.put("p", &[1, 2]);
+    let row = told(&record, 1, "s3://b/1", 1);
+    assert!(node.archive(slot, record.row, place(1, "s3://b/1"), None));
+    assert_eq!(unspread(&node).len(), 1);
+    wait(node.writers.mark_spread(slot, vec![row.clone()])).unwrap();
+    wait(node.writers.note_reads(slot, vec![(record.row, 9_999_999_999)])).unwrap();
+    node.stop();
+    let node = Node::start(home.path());
+    assert_eq!(unspread(&node), []);
+    assert_eq!(wait(node.readers.archive_page(slot, 0, 9)).unwrap(), (vec![("p".to_owned(), row)], None));
+    let found = candidates(&node);
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].row, found[0].read), (record.row, Timestamp(9_999_999_999_000)));
+    assert_eq!(wait(node.readers.last_row(slot)).unwrap(), record.row.0);
+    wait(node.writers.set_archived_whole(slot, record.row)).unwrap();
+    assert_eq!(candidates(&node), []);
+    node.stop();
 }

@@ -67,6 +67,11 @@ fn shown_by(mistake: Mistake) -> (Configuration, Broken) {
             let model = Configuration::new(put(), Budget { wipes: 1, ..none });
             (Configuration { wipe: vec![1], ..model }, Broken::AcknowledgedAndLost)
         }
+        Mistake::CondemnedByQuorum
+        | Mistake::CondemnedKeyNamedAgain
+        | Mistake::DroppedOnOwnRow
+        | Mistake::HandOverWithoutArchive
+        | Mistake::AnswersOfTwoViewsAdded => unreachable!("those of the archive have a world of their own"),
     }
 }
 

@@ -3,6 +3,10 @@
 //! must notice.
 #![allow(clippy::pedantic, clippy::expect_used, clippy::panic, reason = "a failure here is a failed test")]
 
+mod archive_answers;
+mod archive_explored;
+mod archive_rounds;
+mod archive_world;
 mod chance;
 mod explored;
 mod faults;

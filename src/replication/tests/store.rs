@@ -5,8 +5,9 @@ use std::convert::Infallible;
 
 use super::shared::Shared;
 use crate::base::clock::Timestamp;
-use crate::base::ids::BlobId;
+use crate::base::ids::{BlobId, ChunkId};
 use crate::replication::participant::{EVERY_BALLOT, Rows};
+use crate::wire::peer::archive::ArchiveRow;
 use crate::wire::peer::{Attempt, Held, Proposal, Query, Row};
 
 /// Rows of one slot.
@@ -15,6 +16,9 @@ pub(super) struct Store {
     pub(super) held: BTreeMap<BlobId, Held>,
     pub(super) prepared: BTreeMap<BlobId, Proposal>,
     pub(super) refused: BTreeSet<Attempt>,
+    pub(super) archived: BTreeMap<(BlobId, ChunkId), ArchiveRow>,
+    pub(super) leftovers: BTreeSet<String>,
+    pub(super) condemned: BTreeSet<String>,
 }
 
 impl Store {
@@ -139,6 +143,44 @@ impl Rows for Transaction<'_> {
         self.write(|store| {
             let mine = store.held.get_mut(&row.attempt.blob_id).expect("what is tombstoned was committed");
             mine.tombstoned_at = Some(mine.tombstoned_at.map_or(at, |before| before.min(at)));
+        })
+    }
+
+    fn archived(&mut self, blob: BlobId, chunk: ChunkId) -> Result<Option<ArchiveRow>, Infallible> {
+        Ok(self.store.archived.get(&(blob, chunk)).cloned())
+    }
+
+    fn archive(&mut self, _: &str, row: &ArchiveRow) -> Result<(), Infallible> {
+        self.write(|store| {
+            store.leftovers.remove(&row.target);
+            if let Some(before) = store.archived.insert((row.blob, row.chunk), row.clone()) {
+                store.leftovers.insert(before.target);
+            }
+        })
+    }
+
+    fn naming(&mut self, target: &str) -> Result<Vec<BlobId>, Infallible> {
+        let naming = self.store.archived.values().filter(|row| row.target == target);
+        Ok(naming.map(|row| row.blob).collect())
+    }
+
+    fn unname(&mut self, blob: BlobId, target: &str) -> Result<(), Infallible> {
+        self.write(|store| {
+            let before = store.archived.len();
+            store.archived.retain(|_, row| row.blob != blob || row.target != target);
+            if store.archived.len() < before {
+                store.leftovers.insert(target.to_owned());
+            }
+        })
+    }
+
+    fn is_condemned(&mut self, target: &str) -> Result<bool, Infallible> {
+        Ok(self.store.condemned.contains(target))
+    }
+
+    fn condemn(&mut self, target: &str) -> Result<(), Infallible> {
+        self.write(|store| {
+            store.condemned.insert(target.to_owned());
         })
     }
 }

@@ -17,6 +17,7 @@ use monoio::time::sleep;
 use super::desk::{Bring, Brought, Desk};
 use super::reading::in_object;
 use crate::base::checksum::{GranuleSums, first_mismatch};
+use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::parts::{Part, Parts};
@@ -42,6 +43,10 @@ pub(in crate::shard) async fn run(core: Rc<Core>, desk: Arc<Desk>) {
         let brought = Box::pin(bring_back(&core, &desk, place)).await;
         if let Ok(Brought::Back(_)) = brought {
             core.node.metrics.archive.chunks_restored.inc();
+            // It would go again at once.
+            if let Some(reads) = &core.reads {
+                reads.note(place.slot, place.row, Timestamp::now());
+            }
         }
         // Whoever asked may have gone.
         let _ = reply.send(brought);

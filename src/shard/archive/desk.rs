@@ -1,7 +1,8 @@
-//! Where the cores and the archive's thread meet: bytes that reads want go one way, chunks to bring back the other. Also which blobs
-//! are worked on, and which slots have objects to delete.
+//! Where the cores and the archive's thread meet: bytes that reads want and orders of other nodes go one way, chunks to bring back
+//! and what other nodes are asked the other. Also which blobs are worked on, and which slots have objects to delete or rows to
+//! spread.
 //!
-//! Both queues are bounded, and whoever waits gives up in time. Nothing here is kept over a restart, and nothing needs to be: rows
+//! All queues are bounded, and whoever waits gives up in time. Nothing here is kept over a restart, and nothing needs to be: rows
 //! say what is archived, and leftovers of all slots are looked at after the start.
 
 use std::collections::{BTreeSet, HashSet};
@@ -11,14 +12,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_channel::{Receiver, Sender};
 use futures_channel::oneshot;
 use monoio::time::timeout;
+use serde_json::Value;
 
+use super::errands::Errand;
 use super::heat::Heat;
+use super::pressure::Pressure;
 use crate::archive::health::Health;
+use crate::archive::settings::Rules;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
-use crate::limits::{ARCHIVE_LOST_MAX, ARCHIVE_QUEUE, ARCHIVE_READ_TIME, ARCHIVE_RESTORES};
+use crate::base::topology::NodeId;
+use crate::limits::{
+    ARCHIVE_ERRANDS, ARCHIVE_LOST_MAX, ARCHIVE_OPERATIONS, ARCHIVE_QUEUE, ARCHIVE_READ_TIME, ARCHIVE_RESTORES,
+};
+use crate::replication::spread::Told;
 use crate::shard::repair::damage::Place;
+use crate::wire::peer::archive::{ArchiveRow, Order};
 
 /// Bytes of an object that somebody waits for.
 #[derive(Debug)]
@@ -40,6 +50,15 @@ pub enum Brought {
     Needless,
 }
 
+/// An order of an operator that came through another node.
+#[derive(Debug)]
+pub struct Ordering {
+    /// What is to be done here.
+    pub order: Order,
+    /// Where the report goes; who is gone by then is not missed.
+    pub reply: oneshot::Sender<Result<Value>>,
+}
+
 /// A chunk that a core is to bring back.
 #[derive(Debug)]
 pub(super) struct Bring {
@@ -51,16 +70,39 @@ type Queue<T> = (Sender<T>, Receiver<T>);
 
 /// What the cores and the archive's thread share.
 pub struct Desk {
+    /// What goes by itself.
+    pub rules: Rules,
     fetches: Queue<Fetch>,
     /// By core.
     bringing: Vec<Queue<Bring>>,
+    /// By core.
+    errands: Vec<Queue<Errand>>,
+    orders: Queue<Ordering>,
     working: Arc<Mutex<HashSet<BlobId>>>,
-    leftovers: Mutex<BTreeSet<Slot>>,
+    leftovers: Noted,
+    unspread: Noted,
+    /// How full disks are, for uploads that may have to wait.
+    pub pressure: Pressure,
     /// How the store is.
     pub health: Health,
     /// What it has lost.
     pub lost: Lost,
     heat: Mutex<Heat>,
+}
+
+/// Slots to be looked at.
+#[derive(Default)]
+struct Noted(Mutex<BTreeSet<Slot>>);
+
+impl Noted {
+    fn note(&self, slot: Slot) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(slot);
+    }
+
+    fn take(&self) -> Vec<Slot> {
+        let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *slots).into_iter().collect()
+    }
 }
 
 /// Objects that the store does not have any more, as far as they were met by a read.
@@ -114,12 +156,17 @@ fn stopped() -> Error {
 
 impl Desk {
     /// That of a node with so many cores.
-    pub fn new(cores: usize) -> Self {
+    pub fn new(cores: usize, rules: Rules) -> Self {
         Self {
+            rules,
             fetches: async_channel::bounded(ARCHIVE_QUEUE),
             bringing: (0..cores).map(|_| async_channel::bounded(ARCHIVE_RESTORES)).collect(),
+            errands: (0..cores).map(|_| async_channel::bounded(ARCHIVE_ERRANDS)).collect(),
+            orders: async_channel::bounded(ARCHIVE_OPERATIONS),
             working: Arc::default(),
-            leftovers: Mutex::default(),
+            leftovers: Noted::default(),
+            unspread: Noted::default(),
+            pressure: Pressure::default(),
             health: Health::new(),
             lost: Lost::default(),
             heat: Mutex::new(Heat::new()),
@@ -189,6 +236,69 @@ impl Desk {
         self.heat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has the replicas of a slot told of archive rows of versions of a path, at most [`SPREAD_ROWS`](crate::limits::SPREAD_ROWS) of
+    /// them; what is known of each then. In a cluster only.
+    ///
+    /// # Errors
+    /// `SlotUnavailable` when the node stops, `QuorumUnavailable` while the cluster is not formed.
+    pub async fn spread(&self, slot: Slot, path: &str, rows: Vec<ArchiveRow>) -> Result<Vec<Told>> {
+        let (reply, told) = oneshot::channel();
+        let spread = Errand::Spread { slot, path: path.to_owned(), rows, reply };
+        self.errands_of(slot).0.send(spread).await.map_err(|_| stopped())?;
+        told.await.map_err(|_| stopped())?
+    }
+
+    /// Has the replicas of a slot condemn objects; whether each was by all of them. In a cluster only.
+    ///
+    /// # Errors
+    /// As [`Self::spread`].
+    pub async fn condemn(&self, slot: Slot, path: &str, targets: Vec<String>) -> Result<Vec<bool>> {
+        let (reply, condemned) = oneshot::channel();
+        let condemn = Errand::Condemn { slot, path: path.to_owned(), targets, reply };
+        self.errands_of(slot).0.send(condemn).await.map_err(|_| stopped())?;
+        condemned.await.map_err(|_| stopped())?
+    }
+
+    /// Has another node do its part of an order, which may take [long](crate::limits::ARCHIVE_ORDER_TIME); its report.
+    ///
+    /// # Errors
+    /// `BlobNotFound` when it has no such version, `SlotUnavailable` with the reason when there is no report.
+    pub async fn order_at(&self, to: NodeId, order: Order) -> Result<Value> {
+        let (reply, report) = oneshot::channel();
+        let core = to.index() % self.errands.len().max(1);
+        let Some((errands, _)) = self.errands.get(core) else { return Err(stopped()) };
+        errands.send(Errand::Order { to, order, reply }).await.map_err(|_| stopped())?;
+        report.await.map_err(|_| stopped())?
+    }
+
+    /// Orders that came through other nodes, for the archive's thread.
+    pub fn orders(&self) -> Receiver<Ordering> {
+        self.orders.1.clone()
+    }
+
+    /// Has an order that came through another node carried out here; its report.
+    ///
+    /// # Errors
+    /// `SlotUnavailable` when there are too many, or the node stops; those of the order.
+    pub(super) async fn obey(&self, order: Order) -> Result<Value> {
+        let (reply, report) = oneshot::channel();
+        if self.orders.0.try_send(Ordering { order, reply }).is_err() {
+            let message =
+                format!("too many: {ARCHIVE_OPERATIONS} orders of other nodes wait here: ask again later");
+            return Err(Error::new(Code::SlotUnavailable, message));
+        }
+        report.await.map_err(|_| stopped())?
+    }
+
+    fn errands_of(&self, slot: Slot) -> &Queue<Errand> {
+        &self.errands[slot.core(self.errands.len())]
+    }
+
+    /// What a core is to ask other nodes next; none: it stops.
+    pub(super) async fn next_errand(&self, core: usize) -> Option<Errand> {
+        self.errands.get(core)?.1.recv().await.ok()
+    }
+
     fn queue(&self, slot: Slot) -> &Queue<Bring> {
         &self.bringing[slot.core(self.bringing.len())]
     }
@@ -198,11 +308,15 @@ impl Desk {
         self.bringing.get(core)?.1.recv().await.ok()
     }
 
-    /// A core brings nothing back any more; who waits for it hears so.
+    /// A core brings nothing back and asks nobody any more; who waits for it hears so.
     pub(in crate::shard) fn close(&self, core: usize) {
-        let Some((_, asked)) = self.bringing.get(core) else { return };
-        asked.close();
-        while asked.try_recv().is_ok() {}
+        fn close<T>(queue: Option<&Queue<T>>) {
+            let Some((_, asked)) = queue else { return };
+            asked.close();
+            while asked.try_recv().is_ok() {}
+        }
+        close(self.bringing.get(core));
+        close(self.errands.get(core));
     }
 
     /// Enters a blob as one that is worked on; none: it is by somebody else.
@@ -218,13 +332,22 @@ impl Desk {
 
     /// Notes that a slot may have objects that nothing names any more.
     pub fn note_leftovers(&self, slot: Slot) {
-        self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).insert(slot);
+        self.leftovers.note(slot);
     }
 
     /// Takes the slots that were noted.
     pub fn take_slots_with_leftovers(&self) -> Vec<Slot> {
-        let mut leftovers = self.leftovers.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut *leftovers).into_iter().collect()
+        self.leftovers.take()
+    }
+
+    /// Notes that a slot may have rows that not all replicas hold.
+    pub fn note_unspread(&self, slot: Slot) {
+        self.unspread.note(slot);
+    }
+
+    /// Takes the slots that were noted.
+    pub fn take_slots_with_unspread(&self) -> Vec<Slot> {
+        self.unspread.take()
     }
 }
 
@@ -247,7 +370,7 @@ mod tests {
 
     #[test]
     fn a_blob_is_worked_on_by_one_until_that_one_lets_go() {
-        let desk = Desk::new(2);
+        let desk = Desk::new(2, Rules::default());
         let (blob, other) = (BlobId::from_u128(1), BlobId::from_u128(2));
         let working = desk.work_on(blob).unwrap();
         assert!(desk.work_on(blob).is_none());
@@ -261,7 +384,7 @@ mod tests {
 
     #[test]
     fn slots_with_leftovers_are_taken_once_and_in_order() {
-        let desk = Desk::new(1);
+        let desk = Desk::new(1, Rules::default());
         let slots = [7, 3, 7].map(|number| Slot::new(number).unwrap());
         for slot in slots {
             desk.note_leftovers(slot);
@@ -274,7 +397,7 @@ mod tests {
 
     #[test]
     fn lost_objects_are_told_until_they_are_found() {
-        let desk = Desk::new(1);
+        let desk = Desk::new(1, Rules::default());
         assert_eq!(desk.notices().count(), 0);
         assert!(desk.lost.miss("s3://b/k") && !desk.lost.miss("s3://b/k"), "it is news once");
         let notices: Vec<String> = desk.notices().collect();
@@ -287,7 +410,7 @@ mod tests {
 
     #[test]
     fn who_waits_for_a_core_that_stops_hears_of_it() {
-        let desk = Desk::new(2);
+        let desk = Desk::new(2, Rules::default());
         let mut waiting = pin!(desk.bring_back(place(0)));
         assert!(poll(waiting.as_mut()).is_pending());
         desk.close(Slot::new(3).unwrap().core(2));
@@ -302,7 +425,7 @@ mod tests {
 
     #[test]
     fn what_is_read_often_does_not_queue_up_behind_a_restore() {
-        let desk = Desk::new(1);
+        let desk = Desk::new(1, Rules::default());
         let mut waiting: Vec<_> =
             (0..ARCHIVE_RESTORES as u64).map(|number| Box::pin(desk.bring_back(place(number)))).collect();
         for waiting in &mut waiting {

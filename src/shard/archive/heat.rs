@@ -52,9 +52,10 @@ pub(in crate::shard) fn note(core: &Rc<Core>, place: Place, blob: BlobId) {
 async fn bring_back(core: Rc<Core>, place: Place, blob: BlobId) {
     let Some(desk) = &core.node.archive else { return };
     let Some(_working) = desk.work_on(blob) else { return };
+    let mark = desk.rules.low_watermark.unwrap_or(ARCHIVE_HEAT_DISK);
     let root = core.node.disk(place.slot).root().to_path_buf();
     match on_storage_thread(move || steps::space(&root)).await {
-        Ok(space) if is_below_mark(space.total, space.free) => {}
+        Ok(space) if is_below_mark(space.total, space.free, mark) => {}
         _ => return,
     }
     if let Some(Err(error)) = desk.bring_back_if_quiet(place).await {
@@ -63,8 +64,8 @@ async fn bring_back(core: Rc<Core>, place: Place, blob: BlobId) {
 }
 
 /// Whether less of a disk is used than what leaves room to spare.
-fn is_below_mark(total: u64, free: u64) -> bool {
-    u128::from(total.saturating_sub(free)) * 100 < u128::from(total) * u128::from(ARCHIVE_HEAT_DISK)
+fn is_below_mark(total: u64, free: u64, percent: u64) -> bool {
+    u128::from(total.saturating_sub(free)) * 100 < u128::from(total) * u128::from(percent)
 }
 
 #[cfg(test)]
@@ -122,10 +123,9 @@ mod tests {
 
     #[test]
     fn a_disk_that_fills_up_takes_nothing_back() {
-        assert!(is_below_mark(1000, 1000));
-        let at_mark = 10 * (100 - ARCHIVE_HEAT_DISK);
-        assert!(is_below_mark(1000, at_mark + 1));
-        assert!(!is_below_mark(1000, at_mark));
-        assert!(!is_below_mark(0, 0), "nothing is known of it");
+        assert!(is_below_mark(1000, 1000, 75));
+        assert!(is_below_mark(1000, 251, 75));
+        assert!(!is_below_mark(1000, 250, 75));
+        assert!(!is_below_mark(0, 0, 75), "nothing is known of it");
     }
 }

@@ -6,11 +6,15 @@
 
 mod bringing;
 pub mod desk;
+mod errands;
 pub(super) mod heat;
+pub mod pressure;
 mod reading;
+pub(super) mod reads;
 
 pub(super) use bringing::run as bring_back;
-pub(super) use reading::{in_object, object_of, read};
+pub(super) use errands::{obey, run as run_errands};
+pub(super) use reading::{Nowhere, in_object, object_of, read, read_elsewhere};
 
 use super::node::Node;
 use super::repair::damage::Place;

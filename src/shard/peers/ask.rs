@@ -8,9 +8,10 @@ use monoio::time::timeout;
 
 use super::link::{Link, left};
 use crate::base::topology::NodeId;
-use crate::limits::{PEER_MESSAGE_MAX, SLOW_ANSWER, SYNC_TIME};
+use crate::limits::{ARCHIVE_ORDER_TIME, PEER_MESSAGE_MAX, SLOW_ANSWER, SYNC_TIME};
 use crate::shard::core::Core;
 use crate::wire::head::Framing;
+use crate::wire::peer::archive::{Order, Ordered};
 use crate::wire::peer::cluster::{Answer, Question};
 use crate::wire::peer::list::{Ask, Listed};
 use crate::wire::peer::sync;
@@ -25,6 +26,8 @@ pub(super) const CLUSTER: &str = "/peer/cluster";
 pub(super) const SYNC: &str = "/peer/sync";
 /// Where listings go.
 pub(super) const LIST: &str = "/peer/list";
+/// Where orders of operators go that concern the archive.
+pub(super) const ARCHIVE: &str = "/peer/archive";
 
 /// Asks a replica; none: it is not known whether the request arrived.
 pub(super) async fn ask(core: &Rc<Core>, to: NodeId, request: &Request, time: Duration) -> Option<Response> {
@@ -90,6 +93,16 @@ pub(super) async fn ask_sync(
         sync::Answer::No(why) => Err(io::Error::other(why)),
         answer => Ok(answer),
     }
+}
+
+/// Has a node do its part of an order. It takes its time: that says nothing about whether it answers others.
+///
+/// # Errors
+/// Why there is no answer; whether the order arrived is not known.
+pub(in crate::shard) async fn ask_order(core: &Rc<Core>, to: NodeId, order: &Order) -> io::Result<Ordered> {
+    let order = encode(order).map_err(|error| io::Error::other(error.message))?;
+    let answer = attempt(Rc::clone(core), to, ARCHIVE, order, Instant::now() + ARCHIVE_ORDER_TIME).await?;
+    decode(&answer).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.message))
 }
 
 /// Sends `body` and receives what is answered; a node that is slow to answer is noted as one that does not.

@@ -1,6 +1,6 @@
 //! What all cores of a node share of its cluster.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub(super) tls: Option<Connector>,
     /// Nodes that do not answer, by node.
     suspect: Vec<AtomicBool>,
+    /// How often a node that had not answered did again.
+    returns: AtomicU64,
     /// Slots for which others said that they do not vote, by node.
     not_voting: RwLock<Vec<SlotSet>>,
     /// Uploads whose data is here and which wait for their votes.
@@ -71,6 +73,7 @@ impl Cluster {
             directory,
             tls,
             suspect,
+            returns: AtomicU64::new(0),
             not_voting,
             uploads: Uploads::default(),
             coordinating: LiveUploads::default(),
@@ -109,10 +112,16 @@ impl Cluster {
                 // As loud as the bad news was.
                 tracing::warn!(node = name, "the node answers again");
                 self.syncing.look_at_all(node);
+                self.returns.fetch_add(1, Ordering::Relaxed);
             } else {
                 tracing::warn!(node = name, "the node does not answer");
             }
         }
+    }
+
+    /// How often a node that had not answered did again: what it missed is worth another try then.
+    pub fn returns(&self) -> u64 {
+        self.returns.load(Ordering::Relaxed)
     }
 
     /// Notes for which slots a node says that it does not vote.

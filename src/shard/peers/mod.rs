@@ -16,7 +16,7 @@ pub mod sync;
 pub(super) mod upload;
 mod uploads;
 
-pub(super) use ask::ask_list;
+pub(super) use ask::{ask_list, ask_order};
 pub(super) use background::run;
 pub(super) use drive::drive;
 pub(super) use link::Idle;

@@ -9,11 +9,11 @@ use crate::base::hashes::Hashes;
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::parts::{Part, Parts};
 use crate::base::slot::Slot;
-use crate::limits::{DELETE_PAGE, GRANULE_SIZE, INLINE_MAX, PAGE_MAX};
+use crate::limits::{ARCHIVE_TARGET_MAX, DELETE_PAGE, GRANULE_SIZE, INLINE_MAX, PAGE_MAX, SPREAD_ROWS};
 use crate::meta::replica::Uploaded;
 use crate::replication::participant::Surroundings;
 use crate::shard::core::Core;
-use crate::wire::peer::{Proposal, Query, Reply, Request, Response, Standing};
+use crate::wire::peer::{Proposal, Query, Reply, Request, Response, Standing, archive};
 
 /// Answers a request of a coordinator; none: it cannot be answered now.
 pub(super) async fn participate(
@@ -62,13 +62,19 @@ pub(super) async fn try_participate(
         }
         Request::Ask { attempt, .. } => around.is_live = cluster.coordinating.contains(attempt.blob_id),
         Request::Commit { row, .. } => blob = Some(row.attempt.blob_id),
-        Request::Abort { .. } | Request::Finish { .. } => {}
+        Request::Abort { .. } | Request::Finish { .. } | Request::Archive(_) => {}
     }
     let asked_about = match &request {
         Request::Ask { attempt, .. } => Some(*attempt),
         _ => None,
     };
+    let brings_rows = matches!(request, Request::Archive(archive::Request::Rows { .. }));
     let response = node.writers.peer(slot, request, data, around).await?;
+    if brings_rows && let Some(desk) = &node.archive {
+        // Those who told of a row may go; and the row that it replaced leaves an object.
+        desk.note_unspread(slot);
+        desk.note_leftovers(slot);
+    }
     let reply = &response.reply;
     if let (Some(blob), Reply::Done { .. }) = (blob, reply) {
         // A row that came before its vote gets the bytes that are here.
@@ -95,6 +101,12 @@ fn check(request: &Request) -> Result<(), Error> {
     let good = match request {
         Request::Read { query: Query::Below { limit, .. }, .. } => *limit as usize <= PAGE_MAX + 1,
         Request::Prepare { inline: Some(bytes), .. } => bytes.len() as u64 <= INLINE_MAX,
+        Request::Archive(archive::Request::Rows { rows, .. }) => {
+            rows.len() <= SPREAD_ROWS && rows.iter().all(archive::ArchiveRow::is_sound)
+        }
+        Request::Archive(archive::Request::Condemn { targets, .. }) => {
+            targets.len() <= SPREAD_ROWS && targets.iter().all(|target| target.len() <= ARCHIVE_TARGET_MAX)
+        }
         Request::Finish { versions, .. } => versions.len() <= (DELETE_PAGE as usize).max(PAGE_MAX + 1),
         _ => true,
     };

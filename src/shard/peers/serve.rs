@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ask::{CLUSTER, LIST, REQUEST, SYNC};
+use super::ask::{ARCHIVE, CLUSTER, LIST, REQUEST, SYNC};
 use super::cluster::Cluster;
 use super::link::{CLUSTER_FIELD, NODE_FIELD, PROTOCOL_FIELD, TO_FIELD};
 use super::participate::try_participate;
@@ -17,7 +17,7 @@ use crate::shard::body::Body;
 use crate::shard::connection::{Connection, Plane};
 use crate::shard::core::Core;
 use crate::shard::reply::{Failure, Handled, Reply, ReplyBody, refuse};
-use crate::shard::{list, route};
+use crate::shard::{archive, list, route};
 use crate::wire::head::{Head, Headers, Method, Target};
 use crate::wire::peer::{self, decode, encode};
 use crate::wire::response::ResponseHead;
@@ -64,6 +64,10 @@ pub(in crate::shard) async fn handle(
         (Method::Post, SYNC) => {
             let question = message(connection, body).await?;
             binary(&sync::answer(core, &cluster, from, question).await)
+        }
+        (Method::Post, ARCHIVE) => {
+            let order = message(connection, body).await?;
+            binary(&archive::obey(core, order).await)
         }
         (Method::Post, LIST) => {
             let ask = message(connection, body).await?;

@@ -16,7 +16,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::base::checksum;
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::limits::{CHUNK_SIZE, GRANULE_SIZE, HOPS_MAX, REPAIR_ANSWER_TIME, REPAIR_FETCH_TIME};
+use crate::limits::{CHUNK_SIZE, GRANULE_SIZE, HOPS_FILES, REPAIR_ANSWER_TIME, REPAIR_FETCH_TIME};
 use crate::meta::whole::Whole;
 use crate::shard::archive::desk::Desk;
 use crate::shard::archive::in_object;
@@ -94,6 +94,23 @@ impl<'a> Others<'a> {
             *self.refused.borrow_mut() = asked.err();
         }
         gathered.is_whole().then_some(gathered.bytes)
+    }
+
+    /// The same, from the first replica that answers and has all of them in files.
+    pub(super) async fn fetch_from_one(
+        &self,
+        cluster: &Cluster,
+        range: Range<u64>,
+        sums: &[u32],
+    ) -> Option<Vec<u8>> {
+        let len = range.end - range.start;
+        for node in cluster.others(self.slot).into_iter().filter(|node| cluster.is_reachable(*node)) {
+            let (came, _) = self.ask(cluster, node, range.clone()).await;
+            if came.len() as u64 == len && checksum::first_mismatch(&came, sums).is_none() {
+                return Some(came);
+            }
+        }
+        None
     }
 
     /// Whether replicas were asked, and why the archive did not help, if there is one.
@@ -177,8 +194,8 @@ impl<'a> Others<'a> {
             range.start,
             range.end
         );
-        // As if it had been passed on as often as may be: it is answered there, or not.
-        let question = Link::head(self.core, node, "GET", &target).header(HOPS_FIELD, HOPS_MAX).write();
+        // From files, or not at all: who asks has the archive asked last.
+        let question = Link::head(self.core, node, "GET", &target).header(HOPS_FIELD, HOPS_FILES).write();
         let link = Link::open(self.core, node, false).await?;
         let (head, mut link) = match begin(link, question.clone()).await {
             // An old connection may turn out to be dead.

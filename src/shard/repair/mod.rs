@@ -9,4 +9,4 @@ mod mending;
 mod rescue;
 
 pub(super) use mending::run;
-pub(super) use rescue::rescue;
+pub(super) use rescue::{from_files, rescue};

@@ -4,22 +4,24 @@
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use monoio::time::timeout;
 
 use super::damage::{Damage, Place};
 use super::fetch::Others;
 use crate::base::slot::Slot;
-use crate::limits::{CHUNK_SIZE, READ_REPAIR_TIME};
+use crate::limits::{CHUNK_SIZE, ELSEWHERE_TIME, READ_REPAIR_TIME};
 use crate::meta::types::Row;
+use crate::shard::blob::Reach;
 use crate::shard::core::Core;
+use crate::shard::peers::cluster::Cluster;
 
-/// Bytes `range` of a version, which lie in one chunk and begin on a granule, good by `sums`; none: nobody else has them. Other
-/// replicas are asked only where one `may_ask` them, the archive in any case.
+/// Bytes `range` of a version, which lie in one chunk and begin on a granule, good by `sums`; none: nobody within `reach` has them.
 pub(in crate::shard) async fn rescue(
     core: &Rc<Core>,
     (slot, row): (Slot, Row),
-    may_ask: bool,
+    reach: Reach,
     what: String,
     range: Range<u64>,
     sums: &[u32],
@@ -30,8 +32,8 @@ pub(in crate::shard) async fn rescue(
     let whole = node.readers.whole(slot, row).await.ok()??;
     let place = Place { slot, row, number: range.start / CHUNK_SIZE };
     node.damages.enter(Damage { place, blob: whole.blob, what });
-    let cluster = node.cluster.as_ref().filter(|_| may_ask);
-    if cluster.is_none() && node.archive.is_none() {
+    let cluster = node.cluster.as_ref().filter(|_| reach == Reach::All);
+    if reach == Reach::Here || cluster.is_none() && node.archive.is_none() {
         return None;
     }
     let fetch = async {
@@ -45,4 +47,22 @@ pub(in crate::shard) async fn rescue(
         node.metrics.read_repair_failures.inc();
     }
     fetched
+}
+
+/// Bytes `range` of a version, which lie in one chunk and begin on a granule, good by `sums`, from the files of one other replica
+/// that answers; none: no such one has them all.
+pub(in crate::shard) async fn from_files(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    (slot, row): (Slot, Row),
+    range: Range<u64>,
+    sums: &[u32],
+) -> Option<Vec<u8>> {
+    let whole = core.node.readers.whole(slot, row).await.ok()??;
+    let others = Others::new(core, Some(cluster), slot, &whole);
+    let fetch = async {
+        let _share = core.archived_reads.take((range.end - range.start) as usize).await;
+        others.fetch_from_one(cluster, range, sums).await
+    };
+    timeout(ELSEWHERE_TIME, fetch).await.ok().flatten()
 }

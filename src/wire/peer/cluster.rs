@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::archive::ArchiveRow;
 use super::{Held, Identity, Member};
 use crate::base::slot_set::SlotSet;
 
@@ -73,6 +74,15 @@ pub enum Question {
         /// The last row number that was seen.
         after: i64,
     },
+    /// To hand over where the archive has chunks of a slot's versions, from row number `after` on.
+    Archived {
+        /// The slot.
+        slot: u16,
+        /// What the asker's disk of that slot is now.
+        member: Member,
+        /// The last row number that was seen.
+        after: i64,
+    },
 }
 
 /// What it answers.
@@ -92,6 +102,15 @@ pub enum Answer {
         next: Option<i64>,
         /// Whether it has all it ever knew; what one that has lost its memory has is true, but proves nothing.
         whole: bool,
+    },
+    /// To `Archived`.
+    Archived {
+        /// Whose disk they are on.
+        identity: Identity,
+        /// Rows of live versions, with their paths.
+        rows: Vec<(String, ArchiveRow)>,
+        /// Where to go on; none: that was all.
+        next: Option<i64>,
     },
     /// Not now: the reason.
     No(String),

@@ -4,6 +4,7 @@
 //! none. Whatever a peer sends, decoding answers with a value or an error; a length is never believed before its bytes
 //! are there.
 
+pub mod archive;
 pub mod cluster;
 pub mod list;
 pub mod sync;
@@ -201,6 +202,8 @@ pub enum Request {
         /// The versions.
         versions: Vec<Proven>,
     },
+    /// About chunks in the archive (RFC 0005).
+    Archive(archive::Request),
 }
 
 impl Request {
@@ -213,6 +216,7 @@ impl Request {
             | Self::Abort { path, .. }
             | Self::Read { path, .. }
             | Self::Finish { path, .. } => path,
+            Self::Archive(request) => request.path(),
         }
     }
 }
@@ -292,6 +296,8 @@ pub enum Reply {
         /// Tries for the very version that was asked for; else conditional ones.
         in_doubt: Vec<InDoubt>,
     },
+    /// To [`Request::Archive`].
+    Archive(archive::Reply),
     /// The replica has lost its memory.
     Recovering,
     /// The replica cannot say: its slot is out of service.

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -110,6 +111,19 @@ impl Store {
     /// Loses an object.
     pub fn remove(&self, key: &str) {
         fs::remove_file(self.bucket().join(key)).unwrap();
+    }
+
+    /// Puts an object there that nobody asked for.
+    pub fn add(&self, key: &str, bytes: &[u8]) {
+        let file = self.bucket().join(key);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, bytes).unwrap();
+    }
+
+    /// Makes an object look as if it had been stored so long ago.
+    pub fn age(&self, key: &str, by: Duration) {
+        let file = fs::File::options().write(true).open(self.bucket().join(key)).unwrap();
+        file.set_modified(SystemTime::now() - by).unwrap();
     }
 
     pub fn remove_bucket(&self) {

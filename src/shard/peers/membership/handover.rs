@@ -27,20 +27,62 @@ pub(super) async fn hand_over(
     after: i64,
 ) -> Result<Answer> {
     let no = |why: &str| Ok(Answer::No(why.to_owned()));
-    let Some(slot) = Slot::new(slot).filter(|slot| cluster.topology().is_mine(*slot)) else {
-        return no("this node is no replica of that slot");
+    let slot = match check(cluster, from, slot, member) {
+        Ok(slot) => slot,
+        Err(why) => return no(why),
     };
-    if !cluster.roster.members(slot).iter().any(|known| *known == member && known.node == from) {
-        return no("this node knows another disk of yours");
-    }
     let node = &core.node;
     let was_whole = cluster.membership.remembers(slot, &node.slots);
     if after == 0 {
         node.writers.barrier(slot).await?;
     }
     let (held, next) = node.readers.page(slot, after, HANDOVER_ROWS).await?;
-    let mine = cluster.roster.members(slot).into_iter().find(|known| known.node == cluster.topology().me());
-    let Some(mine) = mine else { return no("the cluster is not formed") };
+    let Some(mine) = mine(cluster, slot) else { return no("the cluster is not formed") };
     let whole = was_whole && cluster.membership.remembers(slot, &node.slots);
     Ok(Answer::Rows { identity: mine.identity, held, next, whole })
+}
+
+/// A page of where the archive has chunks of a slot's versions.
+pub(super) async fn hand_over_archived(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    from: NodeId,
+    slot: u16,
+    member: Member,
+    after: i64,
+) -> Result<Answer> {
+    let slot = match check(cluster, from, slot, member) {
+        Ok(slot) => slot,
+        Err(why) => return Ok(Answer::No(why.to_owned())),
+    };
+    if after == 0 {
+        core.node.writers.barrier(slot).await?;
+    }
+    let (rows, next) = core.node.readers.archive_page(slot, after, HANDOVER_ROWS).await?;
+    let Some(mine) = mine(cluster, slot) else {
+        return Ok(Answer::No("the cluster is not formed".to_owned()));
+    };
+    Ok(Answer::Archived { identity: mine.identity, rows, next })
+}
+
+/// The slot, if it is one of this node's and the asker's disk is the one that is known here.
+fn check(
+    cluster: &Cluster,
+    from: NodeId,
+    slot: u16,
+    member: Member,
+) -> std::result::Result<Slot, &'static str> {
+    let Some(slot) = Slot::new(slot).filter(|slot| cluster.topology().is_mine(*slot)) else {
+        return Err("this node is no replica of that slot");
+    };
+    if cluster.roster.members(slot).iter().any(|known| *known == member && known.node == from) {
+        Ok(slot)
+    } else {
+        Err("this node knows another disk of yours")
+    }
+}
+
+/// This node's disk of a slot.
+fn mine(cluster: &Cluster, slot: Slot) -> Option<Member> {
+    cluster.roster.members(slot).into_iter().find(|known| known.node == cluster.topology().me())
 }

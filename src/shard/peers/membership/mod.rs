@@ -366,6 +366,9 @@ pub(super) async fn answer(
     let answered = match question {
         Question::Hello => Ok(Answer::Introduction(cluster.membership.introduction(&core.node.slots))),
         Question::Admit { disk, member } => admit(cluster, from, disk as usize, member).await,
+        Question::Archived { slot, member, after } => {
+            handover::hand_over_archived(core, cluster, from, slot, member, after).await
+        }
         Question::Rows { slot, member, after } => {
             handover::hand_over(core, cluster, from, slot, member, after).await
         }

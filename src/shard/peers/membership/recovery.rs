@@ -12,13 +12,13 @@ use monoio::time::sleep;
 use super::{Cluster, Membership, Standing};
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::limits::{CHORE_PAUSE, CHORES, CLUSTER_TIME, RECOVERIES};
+use crate::limits::{CHORE_PAUSE, CHORES, CLUSTER_TIME, RECOVERIES, SPREAD_ROWS};
 use crate::replication::participant::Surroundings;
 use crate::shard::core::Core;
 use crate::shard::peers::ask::ask_cluster;
 use crate::shard::peers::background::each;
 use crate::wire::peer::cluster::{Answer, Question};
-use crate::wire::peer::{Held, Member, Proven, Reply, Request, Response, Signed};
+use crate::wire::peer::{Held, Member, Proven, Reply, Request, Response, Signed, archive};
 
 /// Recovers slots of this core for as long as it runs.
 pub(in crate::shard::peers) async fn run(core: Rc<Core>, cluster: Arc<Cluster>) {
@@ -112,11 +112,60 @@ async fn take_over(
             .await
             .map_err(|error| format!("rows of node '{name}': {error}"))?;
         match next {
-            None => return Ok(all_whole),
+            None => break,
             Some(next) if next > after => after = next,
             Some(_) => return Err(format!("node '{name}' hands the same rows over again")),
         }
     }
+    let Some(identity) = disk else { return Ok(all_whole) };
+    take_over_archived(core, cluster, slot, member, (from, identity)).await?;
+    Ok(all_whole)
+}
+
+/// Takes over what the same replica knows of the archive: before that no chunk is judged missing.
+async fn take_over_archived(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    slot: Slot,
+    member: Member,
+    (from, disk): Signed,
+) -> Result<(), String> {
+    let name = cluster.topology().name(from);
+    let mut after = 0;
+    loop {
+        let question = Question::Archived { slot: slot.index() as u16, member, after };
+        let (rows, next) = match ask_cluster(core, from, &question, CLUSTER_TIME).await {
+            Ok(Answer::Archived { identity, .. }) if identity != disk => {
+                return Err(format!("the disk of node '{name}' was replaced in the middle"));
+            }
+            Ok(Answer::Archived { rows, next, .. }) => (rows, next),
+            Ok(Answer::No(why)) => return Err(format!("node '{name}' hands nothing over: {why}")),
+            Ok(_) => return Err(format!("node '{name}' answers another question")),
+            Err(error) => return Err(format!("node '{name}' does not answer: {error}")),
+        };
+        for rows in
+            rows.chunk_by(|(one, _), (other, _)| one == other).flat_map(|rows| rows.chunks(SPREAD_ROWS))
+        {
+            let Some((path, _)) = rows.first() else { continue };
+            if Slot::of(path) != slot || !rows.iter().all(|(_, row)| row.is_sound()) {
+                return Err(format!("node '{name}' hands over archive rows that can be none"));
+            }
+            let rows = rows.iter().map(|(_, row)| row.clone()).collect();
+            let request = Request::Archive(archive::Request::Rows { path: path.clone(), rows });
+            let around = Surroundings { has_data: false, has_room: false, is_live: false };
+            let taken = core.node.writers.peer(slot, request, None, around).await;
+            taken.map_err(|error| format!("rows of node '{name}': {}", error.message))?;
+        }
+        match next {
+            None => break,
+            Some(next) if next > after => after = next,
+            Some(_) => return Err(format!("node '{name}' hands the same rows over again")),
+        }
+    }
+    if let Some(desk) = &core.node.archive {
+        desk.note_unspread(slot);
+    }
+    Ok(())
 }
 
 /// Writes rows that others have.

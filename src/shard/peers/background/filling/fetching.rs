@@ -19,7 +19,7 @@ use crate::base::topology::NodeId;
 use crate::chunk::incoming::Received;
 use crate::chunk::kept;
 use crate::io::file::on_storage_thread;
-use crate::limits::{CHUNK_SIZE, CLUSTER_TIME, INLINE_MAX, PARTS_PER_CHUNK, STAGE_CHUNKS};
+use crate::limits::{CHUNK_SIZE, CLUSTER_TIME, HOPS_MAX, INLINE_MAX, PARTS_PER_CHUNK, STAGE_CHUNKS};
 use crate::meta::replica::Uploaded;
 use crate::meta::types::Row;
 use crate::shard::body::Body;
@@ -171,7 +171,7 @@ impl Fetch<'_> {
             let start = number * CHUNK_SIZE;
             target = format!("{target}&start={start}&end={}", start + len);
         }
-        let question = Link::head(core, self.from, "GET", &target).header(HOPS_FIELD, 1).write();
+        let question = Link::head(core, self.from, "GET", &target).header(HOPS_FIELD, HOPS_MAX).write();
         let mut link = Link::open(core, self.from, false).await?;
         link.connection.send(question).await?;
         let answered = timeout(CLUSTER_TIME, link.answer()).await;

@@ -1,0 +1,289 @@
+//! What goes to the archive by itself: versions that were not read for long, and, while a disk is above its watermark, of two chosen
+//! at random the one that was read longer ago (Mitzenmacher 2001, the power of two choices).
+//!
+//! By age all versions are walked through, since sampling would find the last cold one of a million by luck; in a cluster one of the
+//! replicas that answer stores it, and the others follow, each when it finds it cold itself. By watermark each node sees to its own
+//! disks, and takes what is stored already before other things, which costs no upload. With a store that fails nothing is picked.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::num::NonZeroUsize;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use tokio::task::{JoinSet, spawn_blocking, spawn_local};
+use tokio::time::sleep;
+
+use super::Archiver;
+use crate::base::clock::Timestamp;
+use crate::base::error::Result;
+use crate::base::ids::BlobId;
+use crate::base::slot::Slot;
+use crate::limits::{
+    ARCHIVE_PAUSE_MIN, PICK_PAGE, PICK_PAUSE, PICK_RATE, PICK_REMEMBERED, PICK_TRIES, PRESSURE_TICK,
+    READS_STEP_MAX, READS_STEP_MIN,
+};
+use crate::meta::archives::Candidate;
+use crate::meta::slots::State;
+use crate::shard::peers::cluster::Cluster;
+
+/// Begins to pick, for as long as the node runs, if it is to.
+pub(super) fn start(archiver: &Rc<Archiver>) {
+    let rules = archiver.settings.rules;
+    let picks = Rc::new(Picks::new());
+    if let Some(after) = rules.after {
+        spawn_local(by_age(Rc::clone(archiver), Rc::clone(&picks), after));
+    }
+    if let (Some(high), Some(low)) = (rules.high_watermark, rules.low_watermark) {
+        for disk in 0..archiver.node.disks.len() {
+            spawn_local(by_watermark(Rc::clone(archiver), Rc::clone(&picks), disk, high, low));
+        }
+    }
+}
+
+/// Versions that are not to be picked now.
+struct Picks {
+    /// They are being archived.
+    moving: RefCell<HashSet<BlobId>>,
+    /// It did not work, then.
+    failed: RefCell<LruCache<BlobId, Instant>>,
+}
+
+impl Picks {
+    fn new() -> Self {
+        let room = NonZeroUsize::new(PICK_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
+        Self { moving: RefCell::default(), failed: RefCell::new(LruCache::new(room)) }
+    }
+
+    fn may_take(&self, blob: BlobId, now: Instant) -> bool {
+        let failed = self.failed.borrow();
+        let rests = failed.peek(&blob).is_some_and(|failed| now.duration_since(*failed) < PICK_PAUSE);
+        !rests && !self.moving.borrow().contains(&blob)
+    }
+
+    fn begin(&self, blob: BlobId) {
+        self.moving.borrow_mut().insert(blob);
+    }
+
+    fn end(&self, blob: BlobId, worked: bool) {
+        self.moving.borrow_mut().remove(&blob);
+        if !worked {
+            self.failed.borrow_mut().put(blob, Instant::now());
+        }
+    }
+}
+
+/// Why a version is picked.
+#[derive(Clone, Copy)]
+enum Why {
+    Age,
+    Watermark,
+}
+
+/// Archives a version that was picked.
+async fn take(archiver: Rc<Archiver>, picks: Rc<Picks>, candidate: Candidate, why: Why) {
+    let picked = archiver.pick(&candidate.path, candidate.version).await;
+    picks.end(candidate.blob, picked.is_some());
+    if picked.is_some_and(|chunks| chunks > 0) {
+        let metrics = &archiver.node.metrics.archive;
+        match why {
+            Why::Age => metrics.picked_by_age.inc(),
+            Why::Watermark => metrics.picked_by_watermark.inc(),
+        };
+    }
+}
+
+/// Versions on their way, as many as chunks go up at once.
+struct Moving {
+    archiver: Rc<Archiver>,
+    picks: Rc<Picks>,
+    tasks: JoinSet<()>,
+}
+
+impl Moving {
+    fn new(archiver: &Rc<Archiver>, picks: &Rc<Picks>) -> Self {
+        Self { archiver: Rc::clone(archiver), picks: Rc::clone(picks), tasks: JoinSet::new() }
+    }
+
+    /// Begins with one as soon as there is a place.
+    async fn begin(&mut self, candidate: Candidate, why: Why) {
+        self.picks.begin(candidate.blob);
+        while self.tasks.len() >= self.archiver.settings.uploads {
+            self.tasks.join_next().await;
+        }
+        let (archiver, picks) = (Rc::clone(&self.archiver), Rc::clone(&self.picks));
+        self.tasks.spawn_local(take(archiver, picks, candidate, why));
+    }
+}
+
+async fn by_age(archiver: Rc<Archiver>, picks: Rc<Picks>, after: Duration) {
+    let round = (after / 8).clamp(READS_STEP_MIN, READS_STEP_MAX);
+    let mut moving = Moving::new(&archiver, &picks);
+    loop {
+        let begun = Instant::now();
+        for slot in Slot::all() {
+            if let Err(error) = walk(&archiver, &mut moving, slot, after).await {
+                tracing::debug!(%slot, %error, "its versions are looked at in the next round");
+            }
+        }
+        while moving.tasks.join_next().await.is_some() {}
+        sleep(round.saturating_sub(begun.elapsed()).max(READS_STEP_MIN)).await;
+    }
+}
+
+/// Picks what of a slot was not read for long.
+async fn walk(archiver: &Archiver, moving: &mut Moving, slot: Slot, after: Duration) -> Result<()> {
+    let mut row = 0;
+    while archiver.node.slots.state(slot) == State::Ready {
+        archiver.until_good().await;
+        let page = archiver.node.readers.candidates(slot, row, PICK_PAGE).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        row = last.row.0;
+        let is_last = page.len() < PICK_PAGE;
+        let until = Timestamp::now().minus(after);
+        for candidate in page {
+            let is_ours =
+                candidate.archived || is_first(archiver.node.cluster.as_deref(), slot, candidate.blob);
+            if candidate.read <= until && is_ours && moving.picks.may_take(candidate.blob, Instant::now()) {
+                moving.begin(candidate, Why::Age).await;
+            }
+        }
+        if is_last {
+            return Ok(());
+        }
+        sleep(Duration::from_secs(1) * PICK_PAGE as u32 / PICK_RATE).await;
+    }
+    Ok(())
+}
+
+/// Whether this node is the one of a slot's replicas that answer which stores a blob, by rendezvous hashing (Thaler and Ravishankar
+/// 1998). Nothing rests on there being one: two that think so cost an upload.
+fn is_first(cluster: Option<&Cluster>, slot: Slot, blob: BlobId) -> bool {
+    let Some(cluster) = cluster else { return true };
+    let weight = |name: &str| xxhash_rust::xxh3::xxh3_64(format!("{blob}/{name}").as_bytes());
+    let topology = cluster.topology();
+    let answering = topology.replicas(slot).iter().copied().filter(|node| cluster.is_reachable(*node));
+    let first = answering.max_by_key(|node| (weight(topology.name(*node)), *node));
+    first.is_none_or(|first| first == topology.me())
+}
+
+async fn by_watermark(archiver: Rc<Archiver>, picks: Rc<Picks>, number: usize, high: u64, low: u64) {
+    let Some(disk) = archiver.node.disks.get(number).map(Arc::clone) else { return };
+    let look = async || {
+        let disk = Arc::clone(&disk);
+        let looked = spawn_blocking(move || disk.look()).await;
+        if let Ok(Err(error)) = looked {
+            tracing::debug!(disk = number, %error, "how full the disk is cannot be found out");
+        }
+    };
+    loop {
+        look().await;
+        if !disk.is_above(high) {
+            sleep(PRESSURE_TICK).await;
+            continue;
+        }
+        archiver.desk.pressure.note(number);
+        let mut moving = Moving::new(&archiver, &picks);
+        while disk.is_above(low) && archiver.desk.health.failing().is_none() && !archiver.node.is_stopping() {
+            match pick(&archiver, &picks, number).await {
+                Some(candidate) => moving.begin(candidate, Why::Watermark).await,
+                None if moving.tasks.join_next().await.is_some() => {}
+                None => break,
+            }
+            look().await;
+        }
+        while moving.tasks.join_next().await.is_some() {}
+        // What cannot go now may be able to later.
+        if disk.is_above(low) {
+            sleep(ARCHIVE_PAUSE_MIN).await;
+        }
+    }
+}
+
+/// Of two versions on a disk the one to go; none: there is nothing more.
+async fn pick(archiver: &Archiver, picks: &Picks, disk: usize) -> Option<Candidate> {
+    let slots = &archiver.node.slots;
+    let is_here = |slot: &Slot| slots.disk(*slot) == disk && slots.state(*slot) == State::Ready;
+    let ready: Vec<Slot> = Slot::all().filter(is_here).collect();
+    let mut two = Vec::new();
+    for _ in 0..PICK_TRIES {
+        let Some(slot) = ready.get(random(ready.len() as u64) as usize).copied() else { break };
+        if let Some(candidate) = sample(archiver, picks, slot).await {
+            two.push(candidate);
+            if two.len() == 2 {
+                break;
+            }
+        }
+    }
+    if two.is_empty() {
+        // Few slots have something left: they are looked for.
+        let start = random(ready.len() as u64) as usize;
+        for slot in ready.iter().cycle().skip(start).take(ready.len()) {
+            if let Some(candidate) = sample(archiver, picks, *slot).await {
+                return Some(candidate);
+            }
+        }
+    }
+    two.into_iter().min_by_key(|candidate| (!candidate.archived, candidate.read))
+}
+
+/// A version of a slot at random.
+async fn sample(archiver: &Archiver, picks: &Picks, slot: Slot) -> Option<Candidate> {
+    let readers = &archiver.node.readers;
+    let last = readers.last_row(slot).await.ok().filter(|last| *last > 0)?;
+    let from = random(last.cast_unsigned()).cast_signed();
+    for after in [from, 0] {
+        let page = readers.candidates(slot, after, PICK_PAGE).await.ok()?;
+        let now = Instant::now();
+        if let Some(found) = page.into_iter().find(|candidate| picks.may_take(candidate.blob, now)) {
+            return Some(found);
+        }
+    }
+    None
+}
+
+/// A number below `bound`, 0 where that is 0. The keys of the standard library's hash maps are random, and differ from each other.
+fn random(bound: u64) -> u64 {
+    RandomState::new().hash_one(bound).checked_rem(bound).unwrap_or(0)
+}
+
+impl Archiver {
+    /// Waits until the store does not fail.
+    async fn until_good(&self) {
+        while self.desk.health.failing().is_some() {
+            sleep(ARCHIVE_PAUSE_MIN).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_on_its_way_or_failed_just_now_is_not_taken() {
+        let (picks, now) = (Picks::new(), Instant::now());
+        let blob = BlobId::from_u128(1);
+        assert!(picks.may_take(blob, now));
+        picks.begin(blob);
+        assert!(!picks.may_take(blob, now) && picks.may_take(BlobId::from_u128(2), now));
+        picks.end(blob, true);
+        assert!(picks.may_take(blob, now));
+        picks.begin(blob);
+        picks.end(blob, false);
+        assert!(!picks.may_take(blob, Instant::now()));
+        assert!(picks.may_take(blob, Instant::now() + PICK_PAUSE));
+    }
+
+    #[test]
+    fn random_numbers_stay_below_their_bound_and_differ() {
+        assert_eq!(random(0), 0);
+        assert!((0..100).all(|_| random(7) < 7));
+        let some: HashSet<u64> = (0..100).map(|_| random(u64::MAX)).collect();
+        assert!(some.len() > 90);
+    }
+}
