@@ -8,13 +8,14 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 
 use super::report::Running;
 use super::{Archiver, Order};
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
-use crate::limits::ARCHIVE_FAILED_SHOWN;
+use crate::limits::{ARCHIVE_FAILED_SHOWN, ARCHIVE_READ_TIME, ARCHIVE_RETRY_PAUSE};
 use crate::shard::peers::cluster::Cluster;
 use crate::wire::peer::archive;
 
@@ -69,9 +70,9 @@ impl Archiver {
     /// `BlobNotFound` when none of them has such a version.
     pub(super) async fn order_all(
         self: &Rc<Self>,
-        cluster: &Cluster,
-        order: Order,
-        running: &Running,
+        cluster: &Arc<Cluster>,
+        mut order: Order,
+        running: &Arc<Running>,
     ) -> Result<Value> {
         let (topology, begun) = (cluster.topology(), Instant::now());
         let mut nodes: Vec<NodeId> = match order.path() {
@@ -79,29 +80,54 @@ impl Archiver {
             None => topology.nodes().collect(),
         };
         nodes.sort_by_key(|node| (*node != topology.me(), !cluster.is_reachable(*node)));
-        let (mut nodes, mut parts, mut order) = (nodes.into_iter(), Vec::<Part>::new(), order);
-        for node in nodes.by_ref() {
-            let part = self.part(cluster, node, order.clone(), running).await;
-            // The newest version is that of the first one: the others may lack it yet, or have another one by then.
-            let version = part.as_ref().ok().and_then(|report| report["version"].as_u64());
-            let is_done = part.is_ok();
-            parts.push((node, part));
-            order = order.with_version(version);
-            if is_done {
-                break;
-            }
-        }
-        let mut others = JoinSet::new();
+        let (mut parts, mut others, mut is_there) = (Vec::<Part>::new(), Vec::new(), false);
         for node in nodes {
-            let Some(order) = order.clone().told() else { continue };
-            let desk = Arc::clone(&self.desk);
-            others.spawn_local(async move { (node, desk.order_at(node, order).await) });
+            if is_there {
+                others.push(node);
+                continue;
+            }
+            let part = self.part(cluster, node, order.clone(), running).await;
+            if let Ok(report) = &part {
+                is_there = true;
+                // The newest version is that of the first one: the others may have another one by then.
+                order = order.with_version(report["version"].as_u64());
+                others.extend(parts.extract_if(.., |part| is_missing(part)).map(|(node, _)| node));
+            }
+            parts.push((node, part));
         }
-        while let Some(part) = others.join_next().await {
+        let mut doing = JoinSet::new();
+        for node in others {
+            let (archiver, cluster, running) = (Rc::clone(self), Arc::clone(cluster), Arc::clone(running));
+            let order = order.clone();
+            doing.spawn_local(
+                async move { (node, archiver.part_in_time(&cluster, node, order, &running).await) },
+            );
+        }
+        while let Some(part) = doing.join_next().await {
             parts.push(part.map_err(|error| Error::new(Code::Internal, error.to_string()))?);
         }
         parts.sort_by_key(|(node, _)| *node);
         sum_up(&parts, |node| topology.name(node), begun.elapsed().as_secs_f64())
+    }
+
+    /// What a node does of an order about a version that another one has: it may be on its way there, and is waited for.
+    async fn part_in_time(
+        self: &Rc<Self>,
+        cluster: &Cluster,
+        node: NodeId,
+        order: Order,
+        running: &Running,
+    ) -> Result<Value> {
+        let until = Instant::now() + ARCHIVE_READ_TIME;
+        loop {
+            let part = self.part(cluster, node, order.clone(), running).await;
+            match part {
+                Err(error) if error.code == Code::BlobNotFound && Instant::now() < until => {
+                    sleep(ARCHIVE_RETRY_PAUSE).await;
+                }
+                part => return part,
+            }
+        }
     }
 
     async fn part(
@@ -121,11 +147,14 @@ impl Archiver {
     }
 }
 
+fn is_missing(part: &Part) -> bool {
+    matches!(&part.1, Err(error) if error.code == Code::BlobNotFound)
+}
+
 /// One report of all.
 fn sum_up<'a>(parts: &[Part], name: impl Fn(NodeId) -> &'a str, seconds: f64) -> Result<Value> {
-    let is_missing = |part: &&Part| matches!(&part.1, Err(error) if error.code == Code::BlobNotFound);
     if let Some((_, Err(error))) = parts.first()
-        && parts.iter().filter(is_missing).count() == parts.len()
+        && parts.iter().all(is_missing)
     {
         return Err(error.clone());
     }
