@@ -8,6 +8,7 @@ pub mod archive;
 pub mod attempt;
 pub mod condemn;
 pub mod delete;
+mod everyone;
 pub mod get;
 pub mod machine;
 #[cfg(test)]

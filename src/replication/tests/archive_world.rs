@@ -68,7 +68,7 @@ enum Archiver {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Cleaner {
-    Condemning(Condemn, String),
+    Condemning(Box<Condemn>, String),
     Condemned(String),
 }
 
@@ -418,7 +418,7 @@ impl World {
                 let Some(key) = node.leftover() else { return };
                 self.left.rounds -= 1;
                 let condemn = Condemn::new(node.group(number), PATH, vec![key.clone()]);
-                node.cleaner = Some(Cleaner::Condemning(condemn, key));
+                node.cleaner = Some(Cleaner::Condemning(Box::new(condemn), key));
                 let asker = (number, false, node.life);
                 self.tell(asker, 0, Event::Time);
             }
