@@ -166,7 +166,7 @@ impl Blob {
         let (node, id) = (&self.core.node, self.id());
         let file = layout::chunk_file(node.slot_dir(self.slot), id, part.chunk);
         let place = Place { slot: self.slot, row: self.answer.record.row, number: range.start / CHUNK_SIZE };
-        let object = match archive::object_of(node, place, file).await? {
+        let mut object = match archive::object_of(node, place, file.clone()).await? {
             Ok(object) => object,
             Err(why) => return Some(Err(why)),
         };
@@ -182,7 +182,15 @@ impl Blob {
         {
             return Some(Ok(bytes));
         }
-        let read = archive::read(&self.core, &object, &range, sums).await;
+        let mut read = archive::read(&self.core, self.slot, &object, &range, sums).await;
+        // Another object may have taken the place of this one.
+        if read.is_err()
+            && let Some(Ok(now)) = archive::object_of(node, place, file).await
+            && now.target != object.target
+        {
+            object = now;
+            read = archive::read(&self.core, self.slot, &object, &range, sums).await;
+        }
         if read.is_err() {
             self.forget_parts(range.start / PART_SIZE);
         }

@@ -21,6 +21,7 @@ use crate::base::clock::Timestamp;
 use crate::base::error::{Code, Error, Result};
 use crate::base::ids::BlobId;
 use crate::base::parts::{Part, Parts};
+use crate::base::slot::Slot;
 use crate::chunk::kept;
 use crate::chunk::mend::{self, Mending};
 use crate::io::buffer::Buffer;
@@ -151,7 +152,7 @@ async fn write(
     let to = Arc::clone(core.node.disk(place.slot));
     let begun = Mending::begin(to, file.clone(), core.hashing.clone()).await;
     let mut new = begun.map_err(|error| failed(&error))?;
-    match fill(desk, object, file, known, &mut new).await {
+    match fill(desk, (place.slot, object), file, known, &mut new).await {
         Ok(parts) => {
             let is_it = new.finish(core.node.synced).await.map_err(|error| failed(&error))?;
             is_it.then_some(parts).ok_or_else(|| {
@@ -168,7 +169,7 @@ async fn write(
 /// Fetches all parts in order, some at once.
 async fn fill(
     desk: &Arc<Desk>,
-    object: &Archived,
+    (slot, object): (Slot, &Archived),
     file: &mend::Place,
     known: &[Part],
     new: &mut Mending,
@@ -183,7 +184,7 @@ async fn fill(
             let at: u64 = number * PART_SIZE;
             let range = start + at..start + file.len.min(at + PART_SIZE);
             let (desk, target, sums) = (Arc::clone(desk), object.target.clone(), part.sums.clone());
-            let fetch = fetch_part(desk, target, in_object(object, &range), sums);
+            let fetch = fetch_part(desk, (slot, target), in_object(object, &range), sums);
             coming.push_back(monoio::spawn(fetch));
         }
         let Some(fetch) = coming.pop_front() else { return Ok(parts) };
@@ -199,13 +200,13 @@ async fn fill(
 /// The bytes of a part, and the checksums that they have: others than those of the database only when they had them twice.
 async fn fetch_part(
     desk: Arc<Desk>,
-    target: String,
+    (slot, target): (Slot, String),
     range: Range<u64>,
     sums: Vec<u32>,
 ) -> std::result::Result<(Vec<u8>, Vec<u32>), String> {
     let mut bytes = Vec::new();
     for _ in 0..2 {
-        bytes = desk.fetch(&target, range.clone()).await?;
+        bytes = desk.fetch(slot, &target, range.clone()).await?;
         if bytes.len() as u64 != range.end - range.start {
             return Err(format!("{target} is shorter than the chunk"));
         }

@@ -33,6 +33,8 @@ use crate::wire::peer::archive::{ArchiveRow, Order};
 /// Bytes of an object that somebody waits for.
 #[derive(Debug)]
 pub struct Fetch {
+    /// Whose rows name it.
+    pub slot: Slot,
     /// The object.
     pub target: String,
     /// Which of its bytes.
@@ -178,13 +180,18 @@ impl Desk {
         self.fetches.1.clone()
     }
 
-    /// Bytes of an object. To be asked by a core.
+    /// Bytes of an object that a row of a slot names. To be asked by a core.
     ///
     /// # Errors
     /// What the store said, or that it said nothing in time.
-    pub async fn fetch(&self, target: &str, range: Range<u64>) -> std::result::Result<Vec<u8>, String> {
+    pub async fn fetch(
+        &self,
+        slot: Slot,
+        target: &str,
+        range: Range<u64>,
+    ) -> std::result::Result<Vec<u8>, String> {
         let (reply, answer) = oneshot::channel();
-        let fetch = Fetch { target: target.to_owned(), range, reply };
+        let fetch = Fetch { slot, target: target.to_owned(), range, reply };
         let asking = async {
             let unanswered = || "the archive's thread has stopped".to_owned();
             self.fetches.0.send(fetch).await.map_err(|_| unanswered())?;

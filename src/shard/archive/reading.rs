@@ -17,6 +17,7 @@ use monoio::time::timeout;
 use super::desk::Desk;
 use crate::base::checksum;
 use crate::base::ids::BlobId;
+use crate::base::slot::Slot;
 use crate::io::file::on_storage_thread;
 use crate::limits::{ARCHIVE_READ_TIME, ARCHIVE_READS_FAILING, CHUNK_SIZE, ELSEWHERE_BLOBS, ELSEWHERE_PAUSE};
 use crate::meta::archives::Archived;
@@ -55,6 +56,7 @@ pub(in crate::shard) fn in_object(object: &Archived, range: &Range<u64>) -> Rang
 /// Why they cannot be had now.
 pub(in crate::shard) async fn read(
     core: &Rc<Core>,
+    slot: Slot,
     object: &Archived,
     range: &Range<u64>,
     sums: &[u32],
@@ -68,7 +70,7 @@ pub(in crate::shard) async fn read(
     let fetch = async {
         let _waiting = Waiting::begin(core, desk)?;
         let _share = core.archived_reads.take((range.end - range.start) as usize).await;
-        fetch_good(desk, target, &in_object(object, range), sums).await
+        fetch_good(desk, (slot, target), &in_object(object, range), sums).await
     };
     let fetched = timeout(ARCHIVE_READ_TIME, fetch).await.unwrap_or_else(|_| Err(desk.silence(target)));
     if fetched.is_err() {
@@ -150,9 +152,14 @@ impl Drop for Waiting<'_> {
 }
 
 /// Asks twice: the first bytes may have been changed on their way.
-async fn fetch_good(desk: &Desk, target: &str, range: &Range<u64>, sums: &[u32]) -> Result<Vec<u8>, String> {
+async fn fetch_good(
+    desk: &Desk,
+    (slot, target): (Slot, &str),
+    range: &Range<u64>,
+    sums: &[u32],
+) -> Result<Vec<u8>, String> {
     for _ in 0..2 {
-        let bytes = desk.fetch(target, range.clone()).await?;
+        let bytes = desk.fetch(slot, target, range.clone()).await?;
         if bytes.len() as u64 == range.end - range.start && checksum::first_mismatch(&bytes, sums).is_none() {
             return Ok(bytes);
         }

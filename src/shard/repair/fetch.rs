@@ -163,7 +163,7 @@ impl<'a> Others<'a> {
         let object = archived.ok_or("the chunk was not archived")?;
         // Twice: the first bytes may have been changed on their way.
         for _ in 0..2 {
-            let came = desk.fetch(&object.target, in_object(&object, range)).await?;
+            let came = desk.fetch(self.slot, &object.target, in_object(&object, range)).await?;
             gathered.take(0, &came);
             if gathered.is_whole() {
                 return Ok(());
