@@ -152,7 +152,7 @@ mod tests {
             let query = query(&format!("{}=v", key.name()));
             assert_eq!(Key::ALL.iter().filter(|other| query.flag(**other)).collect::<Vec<_>>(), [key]);
         }
-        assert_eq!(Key::ALL.len(), 13);
+        assert_eq!(Key::ALL.len(), 14);
     }
 
     #[test]
