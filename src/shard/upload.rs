@@ -36,6 +36,8 @@ pub(super) struct Upload<'a> {
     pub(super) staged: Option<Row>,
     /// The way to the other replicas.
     pub(super) streams: Streams,
+    /// Whether it waits for room on a disk above its watermark.
+    waits: bool,
 }
 
 pub(super) fn disk_full() -> Error {
@@ -44,7 +46,12 @@ pub(super) fn disk_full() -> Error {
 
 impl<'a> Upload<'a> {
     pub(super) fn new(core: &'a Rc<Core>, slot: Slot, blob: BlobId, streams: Streams) -> Self {
-        Self { core, slot, blob, staged: None, streams }
+        Self { core, slot, blob, staged: None, streams, waits: true }
+    }
+
+    /// The same, from who sends on to several replicas and waits for room itself: one that did, too, would look slow.
+    pub(super) fn of_coordinator(self) -> Self {
+        Self { waits: false, ..self }
     }
 
     /// Receives a body to the disk. After a failure nothing of it is under way, and its files are still there.
@@ -83,8 +90,6 @@ impl<'a> Upload<'a> {
         let mut buffers = Buffers::new(self.core).await?;
         let mut buffer = buffers.first();
         let mut since = Instant::now();
-        // Who sends on to other replicas waits for all of them: that they do, too, would make them look slow.
-        let waits = !body.is_sealed();
         loop {
             let end = usize::try_from(incoming.chunk_room()).unwrap_or(usize::MAX).min(buffer.capacity());
             let room = end - buffer.len();
@@ -109,7 +114,7 @@ impl<'a> Upload<'a> {
             let in_flight = if fast { buffers.in_flight() } else { 0 };
             let ends = last || buffer.len() as u64 == incoming.chunk_room();
             let is_file = !(last && buffer.len() as u64 <= INLINE_MAX);
-            if waits && is_file && !incoming.is_in_chunk() {
+            if self.waits && is_file && !incoming.is_in_chunk() {
                 archive::pressure::ease(&self.core.node, self.slot).await;
             }
             let mut back = self.hand_over(incoming, buffer, last, body.remaining(), in_flight).await?;

@@ -24,8 +24,8 @@ use crate::base::error::Result;
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::limits::{
-    ARCHIVE_PAUSE_MIN, PICK_PAGE, PICK_PAUSE, PICK_RATE, PICK_REMEMBERED, PICK_TRIES, PRESSURE_TICK,
-    READS_STEP_MAX, READS_STEP_MIN,
+    ARCHIVE_PAUSE_MIN, PICK_PAGE, PICK_PAUSE, PICK_RATE, PICK_REMEMBERED, PICK_TRIES, PRESSURE_PATIENCE,
+    PRESSURE_TICK, READS_STEP_MAX, READS_STEP_MIN,
 };
 use crate::meta::archives::Candidate;
 use crate::meta::slots::State;
@@ -180,26 +180,34 @@ async fn by_watermark(archiver: Rc<Archiver>, picks: Rc<Picks>, number: usize, h
             tracing::debug!(disk = number, %error, "how full the disk is cannot be found out");
         }
     };
+    let mut begun = false;
     loop {
         look().await;
         if !disk.is_above(high) {
+            begun = false;
             sleep(PRESSURE_TICK).await;
             continue;
         }
-        archiver.desk.pressure.note(number);
-        let mut moving = Moving::new(&archiver, &picks);
+        // Each file that goes says so, too: where none does, nobody waits.
+        if !std::mem::replace(&mut begun, true) {
+            archiver.desk.pressure.note(number);
+        }
+        let (mut moving, mut is_bare) = (Moving::new(&archiver, &picks), false);
         while disk.is_above(low) && archiver.desk.health.failing().is_none() && !archiver.node.is_stopping() {
             match pick(&archiver, &picks, number).await {
                 Some(candidate) => moving.begin(candidate, Why::Watermark).await,
                 None if moving.tasks.join_next().await.is_some() => {}
-                None => break,
+                None => {
+                    is_bare = true;
+                    break;
+                }
             }
             look().await;
         }
         while moving.tasks.join_next().await.is_some() {}
-        // What cannot go now may be able to later.
+        // What cannot go now may be able to later; to find out that there is nothing takes a question to each slot.
         if disk.is_above(low) {
-            sleep(ARCHIVE_PAUSE_MIN).await;
+            sleep(if is_bare { PRESSURE_PATIENCE } else { ARCHIVE_PAUSE_MIN }).await;
         }
     }
 }

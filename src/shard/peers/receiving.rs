@@ -46,7 +46,7 @@ pub(super) async fn receive(
             return known.map_err(Failure::from).and_then(|_| here());
         }
     }
-    let mut upload = Upload::new(core, slot, blob, Streams::default());
+    let mut upload = Upload::new(core, slot, blob, Streams::default()).of_coordinator();
     let kept = match upload.run(connection, body, false).await {
         Ok(received) => keep(cluster, slot, blob, received),
         Err(failure) => Err(failure),
