@@ -3,6 +3,9 @@
 //! A request is tried once, and its time is bounded; whoever asks tries again. The client's own checksums are off: what
 //! counts is the SHA-256 that a body is sent with, and what the node compares bytes with that come back.
 
+#[cfg(test)]
+mod tests;
+
 use std::error::Error;
 use std::io;
 use std::ops::Range;
@@ -200,7 +203,8 @@ impl Target {
         }
     }
 
-    /// Deletes an object; one that is not there is deleted.
+    /// Deletes an object; one that is not there is deleted. A bucket with versions only hides it behind a marker: there all versions
+    /// of the key are deleted, as far as the credentials may.
     ///
     /// # Errors
     /// What the store says else.
@@ -208,9 +212,36 @@ impl Target {
         let what = format!("DELETE {at}");
         let request = self.client.delete_object().bucket(&at.bucket).key(&at.key);
         match answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await {
+            Ok(answer) if answer.delete_marker == Some(true) => match self.delete_versions(at).await {
+                Err(failure) if failure.kind == Kind::Denied => {
+                    tracing::warn!(%failure, "the bucket keeps old versions of an object that was deleted");
+                    Ok(())
+                }
+                deleted => deleted,
+            },
             Err(failure) if failure.kind != Kind::Missing => Err(failure),
             _ => Ok(()),
         }
+    }
+
+    /// Deletes all versions of an object, and what marks it as deleted.
+    async fn delete_versions(&self, at: &Location) -> Result<(), Failure> {
+        let what = format!("LIST versions of {at}");
+        // A key is used once: there are two, or a few more where requests were repeated.
+        let request = self.client.list_object_versions().bucket(&at.bucket).prefix(&at.key);
+        let answer = answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await?;
+        let versions = answer.versions.unwrap_or_default().into_iter().map(|it| (it.key, it.version_id));
+        let markers = answer.delete_markers.unwrap_or_default().into_iter().map(|it| (it.key, it.version_id));
+        for (key, version) in versions.chain(markers) {
+            let Some(version) = version.filter(|_| key.as_ref() == Some(&at.key)) else { continue };
+            let what = format!("DELETE {at} version {version}");
+            let request = self.client.delete_object().bucket(&at.bucket).key(&at.key).version_id(version);
+            match answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await {
+                Err(failure) if failure.kind != Kind::Missing => return Err(failure),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Objects whose keys begin with `prefix`, some at a time: the first ones, or those from `next` of the stretch before.
@@ -337,134 +368,5 @@ impl Body for Upload {
 
     fn size_hint(&self) -> SizeHint {
         SizeHint::with_exact(self.progress.left.load(Ordering::Relaxed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::task::Waker;
-
-    use aws_sdk_s3::operation::get_object::GetObjectError;
-    use tokio::sync::mpsc;
-
-    use super::*;
-    use crate::archive::settings::{CredentialsFrom, Rules};
-
-    fn upload(size: u64, pieces: Vec<Result<Bytes, io::Error>>) -> (Upload, Arc<Progress>) {
-        let (sender, receiver) = mpsc::channel(8);
-        for piece in pieces {
-            sender.try_send(piece).unwrap();
-        }
-        let progress = Arc::new(Progress { left: AtomicU64::new(size), broken: OnceLock::new() });
-        (Upload { pieces: receiver, progress: Arc::clone(&progress) }, progress)
-    }
-
-    /// The bytes of a body until it ends, or why it does not.
-    fn drain(mut upload: Upload) -> Result<Vec<u8>, String> {
-        let mut bytes = Vec::new();
-        loop {
-            match Pin::new(&mut upload).poll_frame(&mut Context::from_waker(Waker::noop())) {
-                Poll::Ready(Some(Ok(frame))) => bytes.extend_from_slice(frame.data_ref().unwrap()),
-                Poll::Ready(Some(Err(error))) => return Err(error.to_string()),
-                Poll::Ready(None) => return Ok(bytes),
-                Poll::Pending => panic!("it waits for nothing"),
-            }
-        }
-    }
-
-    fn piece(bytes: &'static [u8]) -> Bytes {
-        Bytes::from_static(bytes)
-    }
-
-    #[test]
-    fn a_body_has_the_size_that_it_is_told() {
-        let (body, progress) = upload(5, vec![Ok(piece(b"abc")), Ok(piece(b"")), Ok(piece(b"de"))]);
-        assert_eq!((body.size_hint().exact(), body.is_end_stream()), (Some(5), false));
-        assert_eq!(drain(body), Ok(b"abcde".to_vec()));
-        assert_eq!((progress.left.load(Ordering::Relaxed), progress.broken.get()), (0, None));
-        let (empty, _) = upload(0, Vec::new());
-        assert!(empty.is_end_stream());
-        assert_eq!(drain(empty), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn a_body_that_is_not_what_it_should_be_fails_and_says_why() {
-        let unreadable = || Err(io::Error::other("the file is gone"));
-        for (pieces, why) in [
-            (vec![Ok(piece(b"abc"))], "ends 2 bytes early"),
-            (Vec::new(), "ends 5 bytes early"),
-            (vec![Ok(piece(b"abc")), Ok(piece(b"def"))], "longer than it should be"),
-            (vec![Ok(piece(b"abc")), unreadable(), Ok(piece(b"de"))], "the file is gone"),
-        ] {
-            let (body, progress) = upload(5, pieces);
-            let error = drain(body).unwrap_err();
-            assert!(error.contains(why), "{error}");
-            assert_eq!(progress.broken.get(), Some(&error));
-            assert!(progress.left.load(Ordering::Relaxed) > 0);
-        }
-    }
-
-    #[test]
-    fn the_innermost_cause_is_told() {
-        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let error: SdkError<GetObjectError> = SdkError::timeout_error(io::Error::other(refused));
-        let failure = failure("GET s3://b/k", Asked::Object, &error);
-        assert_eq!(failure.message, "GET s3://b/k: the store does not answer: connection refused");
-        assert_eq!(failure.kind, Kind::Unavailable);
-    }
-
-    fn settings(endpoint: &str) -> Settings {
-        Settings {
-            bucket: "b".to_owned(),
-            region: "us-east-1".to_owned(),
-            endpoint: Some(endpoint.to_owned()),
-            prefix: String::new(),
-            path_style: true,
-            credentials: CredentialsFrom::Environment(credentials()),
-            rate: 0,
-            uploads: 1,
-            rules: Rules::default(),
-        }
-    }
-
-    fn credentials() -> Credentials {
-        Credentials { access_key: "id".to_owned(), secret_key: "key".to_owned(), session_token: None }
-    }
-
-    #[test]
-    fn a_store_that_is_not_there_fails_every_request_with_its_reason() {
-        // A port that was just given back: nobody listens there.
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        drop(listener);
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let target = Target::open(&settings(&endpoint), credentials()).unwrap();
-            let at: Location = "s3://b/k".parse().unwrap();
-            let (_sender, body) = mpsc::channel(1);
-            for (failure, what) in [
-                (target.put(&at, 1, [0; 32], body).await.unwrap_err(), "PUT s3://b/k"),
-                (target.stat(&at).await.unwrap_err(), "HEAD s3://b/k"),
-                (target.get(&at, 0..4).await.unwrap_err(), "GET s3://b/k"),
-                (target.delete(&at).await.unwrap_err(), "DELETE s3://b/k"),
-                (target.list("p/", None).await.unwrap_err(), "LIST s3://b/p/"),
-                (target.probe().await.unwrap_err(), "HEAD s3://b"),
-            ] {
-                assert_eq!(failure.kind, Kind::Unavailable, "{failure}");
-                let start = format!("{what}: the store does not answer: ");
-                assert!(
-                    failure.message.starts_with(&start) && failure.message.contains("refused"),
-                    "{failure}"
-                );
-            }
-            assert_eq!(
-                target.get(&at, 3..3).await.unwrap(),
-                Vec::<u8>::new(),
-                "nothing is asked for nothing"
-            );
-        });
-        assert!(
-            Target::open(&settings("ftp://a"), credentials()).is_err_and(|error| error.contains("http://"))
-        );
     }
 }
