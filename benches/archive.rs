@@ -1,9 +1,9 @@
 //! What the archive costs: a sequential read of an archived 1 GiB beside a client that reads the same objects from the store in
-//! parallel; and how much slower hot reads are while chunks go up at full speed.
+//! parallel; and how much slower hot reads are while chunks go up at full speed, and while a client stores as much in the same store.
 //!
-//! `cargo bench --bench archive [-- MiB]` starts a store (s3s-fs) and a node, each a process of its own, and prints medians of
-//! interleaved rounds with their spread. All of it shares the machine's processors: on two of them the second figure says mostly
-//! what the store and the client take.
+//! `cargo bench --bench archive [-- MiB [RATE]]` starts a store (s3s-fs) and a node, each a process of its own, and prints medians of
+//! interleaved rounds with their spread. All of it shares the machine's processors: on two of them hot reads get slower by
+//! what the store takes, whoever uploads; what the node adds to that is the last ratio.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::pedantic, reason = "a bench")]
 
 use std::fs;
@@ -22,6 +22,7 @@ use hyper_util::rt::TokioIo;
 use s3s::auth::SimpleAuth;
 use s3s::service::S3ServiceBuilder;
 use s3s_fs::FileSystem;
+use sha2::{Digest as _, Sha256};
 
 const MIB: u64 = 1 << 20;
 const ROUNDS: usize = 5;
@@ -45,7 +46,8 @@ fn main() {
     command.arg("--store").arg(&objects).stdout(Stdio::piped());
     let (_store, line) = started(command);
     let endpoint = format!("http://{line}");
-    let node = Node::start(home.path(), &endpoint);
+    let rate = args.get(1).map_or("0", String::as_str);
+    let node = Node::start(home.path(), &endpoint, rate);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
 
     node.put("cold", size);
@@ -65,11 +67,20 @@ fn main() {
     println!("ratio:                              {}", spread(&ratios, 1.0));
 
     node.put("hot", 32 * MIB);
-    let (mut alone, mut beside) = (Vec::new(), Vec::new());
+    let (mut alone, mut outside, mut beside) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
-        alone.push(node.hot());
         let path = format!("moving/{round}");
         node.put(&path, size);
+        alone.push(node.hot());
+        let endpoint = endpoint.clone();
+        let uploading = std::thread::spawn(move || uploaded(&endpoint, size));
+        outside.push(node.hot());
+        let took = uploading.join().unwrap();
+        println!(
+            "  a client stored {} MiB at {:.2} GB/s",
+            size / MIB,
+            size as f64 / took.as_secs_f64() / 1e9
+        );
         let admin = node.admin;
         let archiving = std::thread::spawn(move || {
             let begun = Instant::now();
@@ -80,10 +91,45 @@ fn main() {
         let took = archiving.join().unwrap();
         println!("  archived {} MiB at {:.2} GB/s", size / MIB, size as f64 / took.as_secs_f64() / 1e9);
     }
-    let ratios: Vec<f64> = beside.iter().zip(&alone).map(|(beside, alone)| beside / alone).collect();
+    let ratios = |of: &[f64], to: &[f64]| of.iter().zip(to).map(|(of, to)| of / to).collect::<Vec<_>>();
     println!("hot reads of 1 MiB alone:           {} GB/s", spread(&alone, 1e9));
+    println!("while a client stores as much:      {} GB/s", spread(&outside, 1e9));
     println!("while chunks go up:                 {} GB/s", spread(&beside, 1e9));
-    println!("ratio:                              {}", spread(&ratios, 1.0));
+    println!("ratio to alone:                     {}", spread(&ratios(&beside, &alone), 1.0));
+    println!("ratio to beside that client:        {}", spread(&ratios(&beside, &outside), 1.0));
+}
+
+/// Stores objects as the node does, four at a time; how long it takes.
+fn uploaded(endpoint: &str, size: u64) -> Duration {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let target = Arc::new(Target::open(&settings(endpoint), credentials()).unwrap());
+    let piece = bytes::Bytes::from(vec![7; MIB as usize]);
+    let chunk = size.min(64 * MIB);
+    let mut hash = Sha256::new();
+    (0..chunk / MIB).for_each(|_| hash.update(&piece));
+    let sha256 = hash.finalize().into();
+    let begun = Instant::now();
+    runtime.block_on(tokio::task::LocalSet::new().run_until(async {
+        let mut uploading = tokio::task::JoinSet::new();
+        for number in 0..size / chunk {
+            if uploading.len() >= 4 {
+                uploading.join_next().await.unwrap().unwrap();
+            }
+            let (sender, body) = tokio::sync::mpsc::channel(4);
+            let (piece, target) = (piece.clone(), Arc::clone(&target));
+            tokio::task::spawn_local(async move {
+                for _ in 0..chunk / MIB {
+                    sender.send(Ok(piece.clone())).await.unwrap();
+                }
+            });
+            let at = Location { bucket: BUCKET.to_owned(), key: format!("outside/{number}") };
+            uploading.spawn_local(async move { target.put(&at, chunk, sha256, body).await.unwrap() });
+        }
+        while let Some(done) = uploading.join_next().await {
+            done.unwrap();
+        }
+    }));
+    begun.elapsed()
 }
 
 /// Median, least and greatest.
@@ -143,6 +189,7 @@ fn settings(endpoint: &str) -> Settings {
         credentials: CredentialsFrom::Environment(credentials()),
         rate: 0,
         uploads: 4,
+        pack_below: 0,
         rules: Rules::default(),
     }
 }
@@ -190,7 +237,7 @@ struct Node {
 }
 
 impl Node {
-    fn start(home: &Path, endpoint: &str) -> Self {
+    fn start(home: &Path, endpoint: &str, rate: &str) -> Self {
         let [public, admin] = [(); 2].map(|()| {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap()
@@ -198,7 +245,8 @@ impl Node {
         // Nothing comes back by itself: the low mark is below what is used.
         let config = format!(
             "[listen]\npublic = \"{public}\"\nadmin = \"{admin}\"\n[storage]\ndisks = [\"{}\"]\ncache = \"128MiB\"\n\
-             [archive]\nbucket = \"{BUCKET}\"\nendpoint = \"{endpoint}\"\nhigh_watermark = \"99%\"\nlow_watermark = \"1%\"\n",
+             [archive]\nbucket = \"{BUCKET}\"\nendpoint = \"{endpoint}\"\nrate = \"{rate}\"\n\
+             high_watermark = \"99%\"\nlow_watermark = \"1%\"\n",
             home.join("data").display()
         );
         fs::write(home.join("node.toml"), config).unwrap();
