@@ -12,7 +12,7 @@ pub const SLOTS: u16 = 2048;
 pub const NODES_MAX: usize = 32;
 
 /// Version of the protocol between nodes: raised when a release cannot talk to an older one.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// A message between nodes.
 pub const PEER_MESSAGE_MAX: usize = 32 << 20;
 /// Time for a connection to another node.
@@ -577,6 +577,8 @@ pub const PICK_RATE: u32 = 1000;
 pub const PICK_PAGE: usize = 64;
 /// Slots that are tried at random for two versions, before all are looked through.
 pub const PICK_TRIES: usize = 16;
+/// Time after which another replica is the one that stores what was not read for long, at least.
+pub const PICK_TURN_MIN: Duration = Duration::from_secs(20);
 /// Time for which a version that could not be archived is left alone.
 pub const PICK_PAUSE: Duration = Duration::from_mins(10);
 /// Such versions that are remembered.
@@ -597,6 +599,14 @@ pub const ELSEWHERE_TIME: Duration = Duration::from_secs(2);
 pub const ELSEWHERE_PAUSE: Duration = Duration::from_mins(1);
 /// Such blobs that one core remembers.
 pub const ELSEWHERE_BLOBS: usize = 1024;
+/// Bytes of an object that holds several chunks, at most: it is in memory on its way.
+pub const PACK_BYTES: u64 = 16 << 20;
+/// Chunks in it, at most.
+pub const PACK_CHUNKS: usize = 256;
+/// Of a pack that fewer than so many percent of its bytes are needed of, these are stored anew.
+pub const PACK_NEEDED: u64 = 50;
+/// Time after which another replica is the one that does it.
+pub const REWRITE_TURN: Duration = Duration::from_hours(1);
 /// What one core has other nodes asked for the archive, at a time.
 pub const ARCHIVE_ERRANDS: usize = 64;
 /// Time that another node has to do its part of an order; it goes on with it after that.

@@ -296,7 +296,7 @@ fn another_replica_is_asked_where_one_fails_before_it_answers() {
     assert_eq!(cluster.send(node, &Request::new("GET", &target)).expect_status(200).body, b"one");
     // Two nodes do not pass a request to and fro.
     let looping = Request::new("GET", &target)
-        .header("x-amber-protocol", "4")
+        .header("x-amber-protocol", "5")
         .header("x-amber-cluster", "test")
         .header("x-amber-node", format!("node-{}", nodes[4] + 1))
         .header("x-amber-to", format!("node-{}", node + 1))

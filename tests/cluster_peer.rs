@@ -44,7 +44,7 @@ fn throw(cluster: &Cluster, node: usize, raw: &[u8]) -> Option<u16> {
 /// A request with the fields of a peer, some of them changed; nothing leaves a field out.
 fn request(cluster: &Cluster, method: &str, target: &str, change: &[(&str, Option<&str>)]) -> Request {
     let fields = [
-        ("x-amber-protocol", "4"),
+        ("x-amber-protocol", "5"),
         ("x-amber-cluster", "test"),
         ("x-amber-node", "node-2"),
         ("x-amber-to", "node-1"),

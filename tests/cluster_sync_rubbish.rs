@@ -44,7 +44,7 @@ fn put(cluster: &Cluster, node: usize, path: &str) {
 /// Asks as the second node asks the first: the status and the body of the answer.
 fn ask(cluster: &Cluster, body: Vec<u8>) -> (u16, Vec<u8>) {
     let request = Request::new("POST", "/peer/sync")
-        .header("x-amber-protocol", "4")
+        .header("x-amber-protocol", "5")
         .header("x-amber-cluster", "test")
         .header("x-amber-node", "node-2")
         .header("x-amber-to", "node-1");

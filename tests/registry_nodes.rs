@@ -54,7 +54,7 @@ fn nodes_announce_themselves_and_find_all_others() {
                 assert_eq!(node["me"], std::ptr::eq(server, other));
                 assert_eq!(node["disks"].as_array().unwrap().len(), other.disks().len());
                 assert_eq!(node["health"]["healthy"], 2048, "{node}");
-                assert_eq!(node["protocol"], 4);
+                assert_eq!(node["protocol"], 5);
             }
             let all = nodes(server);
             assert_eq!(

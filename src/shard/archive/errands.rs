@@ -1,16 +1,20 @@
 //! What the archive's thread has other nodes asked: whether they hold rows, that they condemn objects, and to do their part of an
 //! order. Only cores talk to other nodes; each errand runs by itself, and there are no more than the thread has under way.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_channel::oneshot::Sender;
+use monoio::time::timeout;
 use serde_json::Value;
 
 use super::desk::Desk;
 use crate::base::error::{Code, Error, Result};
 use crate::base::slot::Slot;
 use crate::base::topology::NodeId;
+use crate::limits::{ARCHIVE_READ_TIME, CHORES};
 use crate::replication::condemn::Condemn;
 use crate::replication::spread::{Spread, Told};
 use crate::shard::core::Core;
@@ -73,7 +77,23 @@ async fn order_at(core: &Rc<Core>, cluster: &Cluster, to: NodeId, order: &Order)
     if !cluster.is_reachable(to) {
         return no_report("it does not answer".to_owned());
     }
-    match ask_order(core, to, order).await {
+    let asking = {
+        let (core, order) = (Rc::clone(core), order.clone());
+        monoio::spawn(async move { ask_order(&core, to, &order).await })
+    };
+    let (mut asking, mut heard) = (pin!(asking), Instant::now());
+    let asked = loop {
+        match timeout(CHORES, asking.as_mut()).await {
+            Ok(asked) => break asked,
+            // One slow answer is no sign that it is gone.
+            Err(_) if cluster.is_reachable(to) => heard = Instant::now(),
+            Err(_) if heard.elapsed() >= ARCHIVE_READ_TIME => {
+                return no_report("it does not answer any more: whether it goes on is not known".to_owned());
+            }
+            Err(_) => {}
+        }
+    };
+    match asked {
         Ok(Ordered::Done(report)) => serde_json::from_str(&report)
             .or_else(|error| no_report(format!("its report is rubbish: {error}"))),
         Ok(Ordered::Missing(why)) => Err(Error::new(Code::BlobNotFound, why)),

@@ -111,6 +111,8 @@ pub enum Answer {
         rows: Vec<(String, ArchiveRow)>,
         /// Where to go on; none: that was all.
         next: Option<i64>,
+        /// Whether it has all it ever knew.
+        whole: bool,
     },
     /// Not now: the reason.
     No(String),

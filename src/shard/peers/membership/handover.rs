@@ -55,14 +55,17 @@ pub(super) async fn hand_over_archived(
         Ok(slot) => slot,
         Err(why) => return Ok(Answer::No(why.to_owned())),
     };
+    let node = &core.node;
+    let was_whole = cluster.membership.remembers(slot, &node.slots);
     if after == 0 {
-        core.node.writers.barrier(slot).await?;
+        node.writers.barrier(slot).await?;
     }
-    let (rows, next) = core.node.readers.archive_page(slot, after, HANDOVER_ROWS).await?;
+    let (rows, next) = node.readers.archive_page(slot, after, HANDOVER_ROWS).await?;
     let Some(mine) = mine(cluster, slot) else {
         return Ok(Answer::No("the cluster is not formed".to_owned()));
     };
-    Ok(Answer::Archived { identity: mine.identity, rows, next })
+    let whole = was_whole && cluster.membership.remembers(slot, &node.slots);
+    Ok(Answer::Archived { identity: mine.identity, rows, next, whole })
 }
 
 /// The slot, if it is one of this node's and the asker's disk is the one that is known here.

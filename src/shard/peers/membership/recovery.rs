@@ -118,27 +118,29 @@ async fn take_over(
         }
     }
     let Some(identity) = disk else { return Ok(all_whole) };
-    take_over_archived(core, cluster, slot, member, (from, identity)).await?;
-    Ok(all_whole)
+    Ok(all_whole & take_over_archived(core, cluster, slot, member, (from, identity)).await?)
 }
 
-/// Takes over what the same replica knows of the archive: before that no chunk is judged missing.
+/// Takes over what the same replica knows of the archive, before any chunk is judged missing; whether that is all it ever knew.
 async fn take_over_archived(
     core: &Rc<Core>,
     cluster: &Arc<Cluster>,
     slot: Slot,
     member: Member,
     (from, disk): Signed,
-) -> Result<(), String> {
+) -> Result<bool, String> {
     let name = cluster.topology().name(from);
-    let mut after = 0;
+    let (mut after, mut all_whole) = (0, true);
     loop {
         let question = Question::Archived { slot: slot.index() as u16, member, after };
         let (rows, next) = match ask_cluster(core, from, &question, CLUSTER_TIME).await {
             Ok(Answer::Archived { identity, .. }) if identity != disk => {
                 return Err(format!("the disk of node '{name}' was replaced in the middle"));
             }
-            Ok(Answer::Archived { rows, next, .. }) => (rows, next),
+            Ok(Answer::Archived { rows, next, whole, .. }) => {
+                all_whole &= whole;
+                (rows, next)
+            }
             Ok(Answer::No(why)) => return Err(format!("node '{name}' hands nothing over: {why}")),
             Ok(_) => return Err(format!("node '{name}' answers another question")),
             Err(error) => return Err(format!("node '{name}' does not answer: {error}")),
@@ -165,7 +167,7 @@ async fn take_over_archived(
     if let Some(desk) = &core.node.archive {
         desk.note_unspread(slot);
     }
-    Ok(())
+    Ok(all_whole)
 }
 
 /// Writes rows that others have.
