@@ -38,11 +38,16 @@ impl Node {
 
     /// The same, with its data in a directory of the caller's.
     pub fn start_at(storage: &str, data: Option<&Path>) -> Self {
+        Self::start_on(storage, "", data)
+    }
+
+    /// The same, with further lines of `[archive]`.
+    pub fn start_on(storage: &str, archive: &str, data: Option<&Path>) -> Self {
         let store = Store::start();
         let proxy = Proxy::start(store.address);
         let config = format!(
             "[storage]\ncache = \"64MiB\"\n{storage}\n[archive]\nbucket = \"{BUCKET}\"\nendpoint = \"{}\"\n\
-             prefix = \"{PREFIX}\"\ncredentials = \"{}\"\n",
+             prefix = \"{PREFIX}\"\ncredentials = \"{}\"\n{archive}\n",
             proxy.url(),
             store.credentials().display(),
         );

@@ -67,6 +67,45 @@ impl Nodes {
         Self { cluster, proxy, store }
     }
 
+    /// Takes a node's `[archive]` out of its configuration, and has it start again.
+    pub fn without_archive(&mut self, node: usize) {
+        let node = &mut self.cluster.nodes[node];
+        node.terminate();
+        let (before, section) = node.config.split_once("[archive]").unwrap();
+        let after = section.find("\n[").map_or("", |next| &section[next..]);
+        node.config = format!("{before}{after}");
+        node.spawn();
+        self.cluster.wait_ready(READY_DEADLINE);
+    }
+
+    /// Holds all nodes that run still for a moment, and looks at all disks and the bucket: where a replica has no file of a path's only
+    /// chunk, a quorum must hold rows that name an object with its bytes.
+    #[track_caller]
+    pub fn audit(&mut self, blobs: &[(&str, &[u8])]) {
+        self.cluster.nodes.iter_mut().for_each(|node| node.pause());
+        let objects = self.store.objects();
+        for (path, body) in blobs {
+            let is_good = |bytes: Vec<u8>| bytes == *body;
+            let has_file = |node: usize| {
+                self.files(node, path).iter().any(|(_, file)| std::fs::read(file).is_ok_and(is_good))
+            };
+            let stored: BTreeSet<String> = objects
+                .keys()
+                .filter(|key| is_good(self.store.object(key)))
+                .map(|key| format!("s3://{BUCKET}/{key}"))
+                .collect();
+            let knows = |node: usize| self.rows(node, path).iter().any(|row| stored.contains(&row.target));
+            let count =
+                |holds: &dyn Fn(usize) -> bool| (0..self.cluster.len()).filter(|at| holds(*at)).count();
+            let (files, known) = (count(&has_file), count(&knows));
+            assert!(
+                files == self.cluster.len() || known * 2 > self.cluster.len(),
+                "{path}: {files} files, and {known} know of an object"
+            );
+        }
+        self.cluster.nodes.iter_mut().for_each(|node| node.resume());
+    }
+
     #[track_caller]
     pub fn put(&self, node: usize, path: &str, body: &[u8]) {
         self.cluster.send(node, &Request::new("PUT", &object(path)).body(body)).expect_status(201);
@@ -96,6 +135,12 @@ impl Nodes {
     pub fn read(&self, node: usize, path: &str, body: &[u8]) {
         let answer = self.get(node, path, "?consistency=local").expect_status(200);
         assert!(answer.body == body, "{path} at {node}: other bytes");
+        self.read_range(node, path, body);
+    }
+
+    /// Reads a range of a blob through a node, whether that is one of its replicas or not; it must be right.
+    #[track_caller]
+    pub fn read_range(&self, node: usize, path: &str, body: &[u8]) {
         let (from, to) = (body.len() / 3, body.len() / 3 + body.len() / 4);
         let range = format!("bytes={from}-{}", to - 1);
         let request = Request::new("GET", &object(path)).header("Range", &range);
