@@ -25,6 +25,12 @@ impl Location {
         Self { bucket: bucket.to_owned(), key }
     }
 
+    /// A new place for several chunks of a slot; never given twice.
+    pub fn of_pack(bucket: &str, prefix: &str, slot: Slot) -> Self {
+        let key = format!("{}{}.pack", Self::keys_of(prefix, slot), Ulid::generate());
+        Self { bucket: bucket.to_owned(), key }
+    }
+
     /// What the keys of a slot begin with.
     pub fn keys_of(prefix: &str, slot: Slot) -> String {
         format!("{prefix}{slot:04}/")

@@ -28,6 +28,8 @@ pub struct Settings {
     pub rate: u64,
     /// Chunks that go up at once.
     pub uploads: usize,
+    /// Chunks of fewer bytes go several to an object, where several go at once.
+    pub pack_below: u64,
     /// What goes by itself.
     pub rules: Rules,
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::archive::settings::{Credentials, CredentialsFrom, Rules, Settings};
-use crate::limits::{ARCHIVE_UPLOADS_MAX, BUCKET_MAX, PREFIX_MAX, WATERMARK_GAP};
+use crate::limits::{ARCHIVE_UPLOADS_MAX, BUCKET_MAX, PACK_BYTES, PREFIX_MAX, WATERMARK_GAP};
 use crate::meta::schema::Durability;
 
 /// The section as it is written.
@@ -23,6 +23,8 @@ pub(super) struct Section {
     #[serde(deserialize_with = "super::values::bytes")]
     rate: u64,
     uploads: usize,
+    #[serde(deserialize_with = "super::values::bytes")]
+    pack_below: u64,
     #[serde(deserialize_with = "super::values::some_duration")]
     after: Option<Duration>,
     #[serde(deserialize_with = "super::values::some_percent")]
@@ -43,6 +45,7 @@ impl Default for Section {
             credentials: None,
             rate: 0,
             uploads: 4,
+            pack_below: 4 << 20,
             after: None,
             high_watermark: None,
             low_watermark: None,
@@ -108,6 +111,7 @@ impl Section {
             credentials: find_credentials(self.credentials, variables)?,
             rate: self.rate,
             uploads: self.uploads,
+            pack_below: self.pack_below.min(PACK_BYTES),
             rules: check_rules(self.after, self.high_watermark, self.low_watermark)?,
         })
     }

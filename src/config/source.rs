@@ -8,7 +8,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is.
-const KEYS: [&str; 49] = [
+const KEYS: [&str; 50] = [
     "current_node",
     "listen.public",
     "listen.admin",
@@ -55,6 +55,7 @@ const KEYS: [&str; 49] = [
     "archive.credentials",
     "archive.rate",
     "archive.uploads",
+    "archive.pack_below",
     "archive.after",
     "archive.high_watermark",
     "archive.low_watermark",

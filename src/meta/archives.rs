@@ -74,6 +74,17 @@ pub struct Named {
     pub dropped: bool,
 }
 
+/// A chunk of a live version that an object holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The version's row.
+    pub row: Row,
+    /// The chunk's number in it, that of the first if there are equal ones.
+    pub number: u64,
+    /// Where the chunk is.
+    pub archived: Archived,
+}
+
 /// Where the archive has a chunk.
 #[derive(Clone, Debug)]
 pub struct Place {
@@ -208,6 +219,43 @@ pub(super) fn named(db: &Connection, after: i64, limit: usize) -> Result<(Vec<Na
         .collect::<Result<_>>()?;
     let next = rows.last().filter(|_| rows.len() == limit).map(|(pk, _)| *pk);
     Ok((rows.into_iter().map(|(_, named)| named).collect(), next))
+}
+
+/// Objects above `after`, in order, that were left by some rows, and that others of live versions name.
+pub(super) fn sparse(db: &Connection, after: &str, limit: usize) -> Result<Vec<String>> {
+    if !has_archives(db)? {
+        return Ok(Vec::new());
+    }
+    db.prepare_cached(
+        "SELECT target_path FROM archive_leftovers AS leftover WHERE target_path > ?1 AND EXISTS
+           (SELECT 1 FROM blob_chunk_archives AS archive JOIN blobs USING (blob_id)
+            WHERE archive.target_path = leftover.target_path AND tombstoned_at IS NULL)
+         ORDER BY target_path LIMIT ?2",
+    )?
+    .query_map((after, limit), |row| row.get(0))?
+    .collect()
+}
+
+/// The chunks of live versions that an object holds.
+pub(super) fn members(db: &Connection, target: &str) -> Result<Vec<Member>> {
+    if !has_archives(db)? {
+        return Ok(Vec::new());
+    }
+    let member = |row: &SqlRow<'_>| {
+        let number: i64 = row.get(9)?;
+        let number = schema::part_of(number) / PARTS_PER_CHUNK;
+        Ok(Member { row: Row(row.get(8)?), number, archived: archived(row)? })
+    };
+    db.prepare_cached(
+        "SELECT chunk_id, length, target_path, target_range_start, target_range_end, dropped, generation, spread, blobs.pk,
+           (SELECT min(key) FROM parts WHERE key BETWEEN blobs.pk << 24 AND (blobs.pk << 24) + 16777215
+              AND lower(hex(parts.chunk_id)) = archive.chunk_id)
+         FROM blob_chunk_archives AS archive JOIN archive_states ON archive_states.pk = archive.pk
+         JOIN blobs ON blobs.blob_id = archive.blob_id
+         WHERE target_path = ?1 AND tombstoned_at IS NULL AND hollow = 0 ORDER BY target_range_start",
+    )?
+    .query_map([target], member)?
+    .collect()
 }
 
 /// Whether a row names an object, or else whether it is a leftover.

@@ -12,7 +12,7 @@ use futures_channel::oneshot;
 use rusqlite::Connection;
 
 use super::apply::Moment;
-use super::archives::{self, Archived, Candidate, Leftover, Named, Told};
+use super::archives::{self, Archived, Candidate, Leftover, Member, Named, Told};
 use super::databases::Databases;
 use super::replica::{self, Replica};
 use super::schema;
@@ -83,6 +83,8 @@ enum Asked {
     Page { after: i64, limit: usize, reply: Reply<Told> },
     Named { after: i64, limit: usize, reply: Reply<(Vec<Named>, Option<i64>)> },
     Knows { target: String, reply: Reply<Option<bool>> },
+    Sparse { after: String, limit: usize, reply: Reply<Vec<String>> },
+    Members { target: String, reply: Reply<Vec<Member>> },
     Candidates { after: i64, limit: usize, reply: Reply<Vec<Candidate>> },
     LastRow { reply: Reply<i64> },
 }
@@ -276,6 +278,16 @@ impl Readers {
         self.ask(slot, |reply| Question::Archive(Asked::Knows { target, reply })).await
     }
 
+    /// Objects above `after`, in order, that some rows do not name any more, and others do.
+    pub async fn sparse(&self, slot: Slot, after: String, limit: usize) -> Result<Vec<String>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Sparse { after, limit, reply })).await
+    }
+
+    /// The chunks of live versions that an object holds, by where they are in it.
+    pub async fn members(&self, slot: Slot, target: String) -> Result<Vec<Member>> {
+        self.ask(slot, |reply| Question::Archive(Asked::Members { target, reply })).await
+    }
+
     /// Live versions with row numbers above `after` of which files may go to the archive, as far as is known.
     pub async fn candidates(&self, slot: Slot, after: i64, limit: usize) -> Result<Vec<Candidate>> {
         self.ask(slot, |reply| Question::Archive(Asked::Candidates { after, limit, reply })).await
@@ -456,6 +468,16 @@ impl Reader {
             }
             Asked::Knows { target, reply } => {
                 self.reply(slot, reply, |db| Ok(db.map_or(Ok(None), |db| archives::knows(db, &target))?));
+            }
+            Asked::Sparse { after, limit, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| archives::sparse(db, &after, limit))?)
+                });
+            }
+            Asked::Members { target, reply } => {
+                self.reply(slot, reply, |db| {
+                    Ok(db.map_or(Ok(Vec::new()), |db| archives::members(db, &target))?)
+                });
             }
             Asked::Candidates { after, limit, reply } => {
                 self.reply(slot, reply, |db| {

@@ -177,7 +177,11 @@ impl Archiver {
         while let Some(after) = next {
             let (page, more) = self.node.readers.named(slot, after, INVENTORY_PAGE).await.map_err(said)?;
             for row in page {
-                claims.insert(row.target.clone(), Claim::Named(row));
+                // Of a pack, the row that ends last.
+                let ends = |claim: &Claim| matches!(claim, Claim::Named(known) if known.end >= row.end);
+                if !claims.get(&row.target).is_some_and(ends) {
+                    claims.insert(row.target.clone(), Claim::Named(row));
+                }
             }
             if claims.len() > INVENTORY_ROWS {
                 return Err(format!(

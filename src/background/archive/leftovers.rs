@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::Archiver;
+use super::picking::is_first;
 use crate::archive::location::Location;
 use crate::base::error::Result;
 use crate::base::slot::Slot;
 use crate::limits::{
     ARCHIVE_PAUSE_MIN, CHECK_RETRY, CONDEMN_PAUSE, LEFTOVERS_ELSEWHERE, LEFTOVERS_FAILURES, LEFTOVERS_PAGE,
-    LEFTOVERS_PAUSE, VERIFY_PAUSE,
+    LEFTOVERS_PAUSE, REWRITE_TURN, VERIFY_PAUSE,
 };
 use crate::meta::archives::Leftover;
 use crate::meta::slots::State;
@@ -93,7 +94,30 @@ impl Archiver {
                 after = left.target;
             }
             if !whole {
-                return Ok(again);
+                break;
+            }
+        }
+        self.rewrite_sparse(slot).await?;
+        Ok(again)
+    }
+
+    /// Has what is needed of packs stored anew of which most is not, if this node is the one to do it.
+    async fn rewrite_sparse(&self, slot: Slot) -> Result<()> {
+        if !is_first(self.node.cluster.as_deref(), slot, REWRITE_TURN) {
+            return Ok(());
+        }
+        let mut after = String::new();
+        loop {
+            let page = self.node.readers.sparse(slot, after, LEFTOVERS_PAGE).await?;
+            let whole = page.len() >= LEFTOVERS_PAGE;
+            after = page.last().cloned().unwrap_or_default();
+            for target in page {
+                if let Err(why) = self.rewrite(slot, &target).await {
+                    tracing::debug!(%slot, object = %target, %why, "a pack stays as it is for now");
+                }
+            }
+            if !whole {
+                return Ok(());
             }
         }
     }

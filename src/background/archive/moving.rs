@@ -10,10 +10,12 @@
 
 mod asking;
 mod letting_go;
+mod packing;
 mod uploading;
 
 use std::cell::Cell;
 use std::collections::HashSet;
+use std::ops::Range;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -27,6 +29,7 @@ use crate::base::error::{Code, Error, Result};
 use crate::base::ids::{BlobId, ChunkId};
 use crate::base::slot::Slot;
 use crate::limits::{ARCHIVE_READ_TIME, ARCHIVE_RETRY_PAUSE, ARCHIVE_TRIES, SCRUB_CHUNKS};
+use crate::meta::archives::Archived;
 use crate::meta::types::BlobMeta;
 use crate::meta::whole::Whole;
 use crate::shard::archive::desk::Working;
@@ -64,12 +67,25 @@ enum Moved {
     Already,
 }
 
+/// Where a chunk is in the store.
+#[derive(Clone)]
+struct Object {
+    target: String,
+    range: Range<u64>,
+}
+
+impl From<Archived> for Object {
+    fn from(archived: Archived) -> Self {
+        Self { target: archived.target, range: archived.range }
+    }
+}
+
 /// Which object the row of a chunk names once another one was stored.
 enum Stored {
     /// That one.
-    Named(String),
+    Named(Object),
     /// One that another node was faster with.
-    Another(String),
+    Another(Object),
 }
 
 /// What replicas know of the object that has a chunk.
@@ -79,7 +95,7 @@ enum Known {
     /// A write quorum knows it.
     Everywhere,
     /// Another object has taken its place.
-    Another(String),
+    Another,
     /// One of them will never name it.
     Condemned,
 }
@@ -108,6 +124,10 @@ impl From<Error> for Trouble {
 }
 
 impl Version {
+    fn new(slot: Slot, whole: Whole) -> Self {
+        Self { slot, whole, ended: Cell::new(false), left: Cell::new(false) }
+    }
+
     fn go_on(&self) -> Step<()> {
         if self.ended.get() { Err(Trouble::Over) } else { Ok(()) }
     }
@@ -237,7 +257,7 @@ impl Archiver {
         };
         running
             .note(|report| (report.versions, report.version) = (report.versions + 1, Some(record.version)));
-        let version = Rc::new(Version { slot, whole, ended: Cell::new(false), left: Cell::new(false) });
+        let version = Rc::new(Version::new(slot, whole));
         let moved = match self.move_all(&version, running).await {
             Ok(()) if !version.left.get() => {
                 self.node.writers.set_archived_whole(slot, version.whole.row).await
@@ -323,52 +343,54 @@ impl Archiver {
         let (slot, row) = (version.slot, version.whole.row);
         let found = self.node.readers.archived_chunk(slot, row, chunk.number).await?;
         if let Some(found) = found.as_ref().filter(|found| found.dropped) {
-            return self.let_go_again(version, chunk, &found.target).await;
+            return self.let_go_again(version, chunk, found.clone().into()).await;
         }
         let source = self.source(version, chunk).await?;
-        let mut named = found.map(|found| found.target);
+        let mut named: Option<Object> = found.map(Object::from);
         // Whether the store was asked about that one when it was stored.
         let mut was_there = false;
         let (mut uploads, mut looked) = (0, 0);
         loop {
-            if let Some(target) = named.clone() {
+            if let Some(object) = named.clone() {
                 // An upload compares what it sends.
                 if uploads == 0
                     && let Err(fault) = source.compare().await
                 {
                     return Err(self.damaged(version, chunk, &fault).await);
                 }
-                if std::mem::take(&mut was_there) || self.has(&target, chunk).await? {
-                    match self.spread(version, chunk, &target).await? {
-                        Known::Here => return self.let_go(version, chunk, target).await,
+                if std::mem::take(&mut was_there) || self.has(&object, chunk).await? {
+                    match self.spread(version, chunk, &object.target).await? {
+                        Known::Here => return self.let_go(version, chunk, object.target).await,
                         // Asked right before the file goes.
-                        Known::Everywhere if self.has(&target, chunk).await? => {
-                            return self.let_go(version, chunk, target).await;
+                        Known::Everywhere if self.has(&object, chunk).await? => {
+                            return self.let_go(version, chunk, object.target).await;
                         }
                         Known::Everywhere | Known::Condemned => {}
-                        Known::Another(other) => {
+                        Known::Another => {
                             look_again(&mut looked)?;
-                            named = Some(other);
+                            let found = self.node.readers.archived_chunk(slot, row, chunk.number).await?;
+                            named = found.map(Object::from);
                             continue;
                         }
                     }
                 }
                 tracing::warn!(
-                    object = %target,
+                    object = %object.target,
                     "the archive does not have what it should, or a replica has given it up: it is stored again"
                 );
             }
             version.go_on()?;
             if uploads == ARCHIVE_TRIES {
-                let target = named.unwrap_or_default();
+                let target = named.map(|object| object.target).unwrap_or_default();
                 return Err(Trouble::Ends(format!(
                     "PUT {target}: the archive says that it has stored it, and then that it has not: see to the store"
                 )));
             }
-            named = Some(match self.upload(version, chunk, &source, named).await? {
-                Stored::Named(target) => {
+            let before = named.map(|object| object.target);
+            named = Some(match self.upload(version, chunk, &source, before).await? {
+                Stored::Named(object) => {
                     was_there = self.node.cluster.is_some();
-                    target
+                    object
                 }
                 Stored::Another(other) => {
                     look_again(&mut looked)?;

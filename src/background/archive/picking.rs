@@ -24,8 +24,8 @@ use crate::base::error::Result;
 use crate::base::ids::BlobId;
 use crate::base::slot::Slot;
 use crate::limits::{
-    ARCHIVE_PAUSE_MIN, PICK_PAGE, PICK_PAUSE, PICK_RATE, PICK_REMEMBERED, PICK_TRIES, PRESSURE_PATIENCE,
-    PRESSURE_TICK, READS_STEP_MAX, READS_STEP_MIN,
+    ARCHIVE_PAUSE_MIN, PACK_BYTES, PACK_CHUNKS, PICK_PAGE, PICK_PAUSE, PICK_RATE, PICK_REMEMBERED,
+    PICK_TRIES, PICK_TURN_MIN, PRESSURE_PATIENCE, PRESSURE_TICK, READS_STEP_MAX, READS_STEP_MIN,
 };
 use crate::meta::archives::Candidate;
 use crate::meta::slots::State;
@@ -84,16 +84,46 @@ enum Why {
     Watermark,
 }
 
-/// Archives a version that was picked.
-async fn take(archiver: Rc<Archiver>, picks: Rc<Picks>, candidate: Candidate, why: Why) {
-    let picked = archiver.pick(&candidate.path, candidate.version).await;
-    picks.end(candidate.blob, picked.is_some());
-    if picked.is_some_and(|chunks| chunks > 0) {
-        let metrics = &archiver.node.metrics.archive;
-        match why {
-            Why::Age => metrics.picked_by_age.inc(),
-            Why::Watermark => metrics.picked_by_watermark.inc(),
-        };
+/// Archives versions of a slot that were picked, small ones with a common object.
+async fn take(archiver: Rc<Archiver>, picks: Rc<Picks>, slot: Slot, batch: Vec<Candidate>, why: Why) {
+    if batch.len() > 1
+        && let Err(why) = archiver.pack(slot, &batch).await
+    {
+        tracing::debug!(%slot, %why, "small chunks go one by one");
+    }
+    for candidate in batch {
+        let picked = archiver.pick(&candidate.path, candidate.version).await;
+        picks.end(candidate.blob, picked.is_some());
+        if picked.is_some_and(|chunks| chunks > 0) {
+            let metrics = &archiver.node.metrics.archive;
+            match why {
+                Why::Age => metrics.picked_by_age.inc(),
+                Why::Watermark => metrics.picked_by_watermark.inc(),
+            };
+        }
+    }
+}
+
+/// Small versions of a slot that are picked together.
+#[derive(Default)]
+struct Batch {
+    candidates: Vec<Candidate>,
+    bytes: u64,
+}
+
+impl Batch {
+    /// Whether there is no room for another one of so many bytes.
+    fn is_full(&self, size: u64) -> bool {
+        self.candidates.len() >= PACK_CHUNKS || self.bytes + size > PACK_BYTES
+    }
+
+    fn add(&mut self, candidate: Candidate) {
+        self.bytes += candidate.size;
+        self.candidates.push(candidate);
+    }
+
+    fn take(&mut self) -> Vec<Candidate> {
+        std::mem::take(self).candidates
     }
 }
 
@@ -109,14 +139,24 @@ impl Moving {
         Self { archiver: Rc::clone(archiver), picks: Rc::clone(picks), tasks: JoinSet::new() }
     }
 
-    /// Begins with one as soon as there is a place.
-    async fn begin(&mut self, candidate: Candidate, why: Why) {
-        self.picks.begin(candidate.blob);
+    /// Begins with some of a slot as soon as there is a place.
+    async fn begin(&mut self, slot: Slot, batch: Vec<Candidate>, why: Why) {
+        if batch.is_empty() {
+            return;
+        }
+        for candidate in &batch {
+            self.picks.begin(candidate.blob);
+        }
         while self.tasks.len() >= self.archiver.settings.uploads {
             self.tasks.join_next().await;
         }
         let (archiver, picks) = (Rc::clone(&self.archiver), Rc::clone(&self.picks));
-        self.tasks.spawn_local(take(archiver, picks, candidate, why));
+        self.tasks.spawn_local(take(archiver, picks, slot, batch, why));
+    }
+
+    /// Whether a version may share an object with others.
+    fn is_small(&self, candidate: &Candidate) -> bool {
+        !candidate.archived && candidate.size < self.archiver.settings.pack_below
     }
 }
 
@@ -137,34 +177,49 @@ async fn by_age(archiver: Rc<Archiver>, picks: Rc<Picks>, after: Duration) {
 
 /// Picks what of a slot was not read for long.
 async fn walk(archiver: &Archiver, moving: &mut Moving, slot: Slot, after: Duration) -> Result<()> {
-    let mut row = 0;
+    let (mut row, mut small) = (0, Batch::default());
     while archiver.node.slots.state(slot) == State::Ready {
         archiver.until_good().await;
         let page = archiver.node.readers.candidates(slot, row, PICK_PAGE).await?;
-        let Some(last) = page.last() else { return Ok(()) };
+        let Some(last) = page.last() else { break };
         row = last.row.0;
         let is_last = page.len() < PICK_PAGE;
         let until = Timestamp::now().minus(after);
+        let turn = (after / 8).max(PICK_TURN_MIN);
+        let stores = is_first(archiver.node.cluster.as_deref(), slot, turn);
+        let is_ours = |candidate: &Candidate| candidate.archived || stores;
         for candidate in page {
-            let is_ours =
-                candidate.archived || is_first(archiver.node.cluster.as_deref(), slot, candidate.blob);
-            if candidate.read <= until && is_ours && moving.picks.may_take(candidate.blob, Instant::now()) {
-                moving.begin(candidate, Why::Age).await;
+            if candidate.read > until
+                || !is_ours(&candidate)
+                || !moving.picks.may_take(candidate.blob, Instant::now())
+            {
+                continue;
             }
+            if !moving.is_small(&candidate) {
+                moving.begin(slot, vec![candidate], Why::Age).await;
+                continue;
+            }
+            if small.is_full(candidate.size) {
+                moving.begin(slot, small.take(), Why::Age).await;
+            }
+            small.add(candidate);
         }
         if is_last {
-            return Ok(());
+            break;
         }
         sleep(Duration::from_secs(1) * PICK_PAGE as u32 / PICK_RATE).await;
     }
+    moving.begin(slot, small.take(), Why::Age).await;
     Ok(())
 }
 
-/// Whether this node is the one of a slot's replicas that answer which stores a blob, by rendezvous hashing (Thaler and Ravishankar
-/// 1998). Nothing rests on there being one: two that think so cost an upload.
-fn is_first(cluster: Option<&Cluster>, slot: Slot, blob: BlobId) -> bool {
+/// Whether this node is the one of a slot's replicas that answer which stores what is to go, by rendezvous hashing (Thaler and
+/// Ravishankar 1998). Another one is in the next turn, in case that this one has no archive, or other rules. Nothing rests on there
+/// being one: two that think so cost an upload.
+pub(super) fn is_first(cluster: Option<&Cluster>, slot: Slot, turn: Duration) -> bool {
     let Some(cluster) = cluster else { return true };
-    let weight = |name: &str| xxhash_rust::xxh3::xxh3_64(format!("{blob}/{name}").as_bytes());
+    let turn = Timestamp::now().0 / turn.as_millis().max(1) as i64;
+    let weight = |name: &str| xxhash_rust::xxh3::xxh3_64(format!("{slot}/{turn}/{name}").as_bytes());
     let topology = cluster.topology();
     let answering = topology.replicas(slot).iter().copied().filter(|node| cluster.is_reachable(*node));
     let first = answering.max_by_key(|node| (weight(topology.name(*node)), *node));
@@ -195,7 +250,10 @@ async fn by_watermark(archiver: Rc<Archiver>, picks: Rc<Picks>, number: usize, h
         let (mut moving, mut is_bare) = (Moving::new(&archiver, &picks), false);
         while disk.is_above(low) && archiver.desk.health.failing().is_none() && !archiver.node.is_stopping() {
             match pick(&archiver, &picks, number).await {
-                Some(candidate) => moving.begin(candidate, Why::Watermark).await,
+                Some((slot, candidate)) => {
+                    let batch = with_neighbours(&moving, slot, candidate).await;
+                    moving.begin(slot, batch, Why::Watermark).await;
+                }
                 None if moving.tasks.join_next().await.is_some() => {}
                 None => {
                     is_bare = true;
@@ -213,7 +271,7 @@ async fn by_watermark(archiver: Rc<Archiver>, picks: Rc<Picks>, number: usize, h
 }
 
 /// Of two versions on a disk the one to go; none: there is nothing more.
-async fn pick(archiver: &Archiver, picks: &Picks, disk: usize) -> Option<Candidate> {
+async fn pick(archiver: &Archiver, picks: &Picks, disk: usize) -> Option<(Slot, Candidate)> {
     let slots = &archiver.node.slots;
     let is_here = |slot: &Slot| slots.disk(*slot) == disk && slots.state(*slot) == State::Ready;
     let ready: Vec<Slot> = Slot::all().filter(is_here).collect();
@@ -221,7 +279,7 @@ async fn pick(archiver: &Archiver, picks: &Picks, disk: usize) -> Option<Candida
     for _ in 0..PICK_TRIES {
         let Some(slot) = ready.get(random(ready.len() as u64) as usize).copied() else { break };
         if let Some(candidate) = sample(archiver, picks, slot).await {
-            two.push(candidate);
+            two.push((slot, candidate));
             if two.len() == 2 {
                 break;
             }
@@ -232,11 +290,28 @@ async fn pick(archiver: &Archiver, picks: &Picks, disk: usize) -> Option<Candida
         let start = random(ready.len() as u64) as usize;
         for slot in ready.iter().cycle().skip(start).take(ready.len()) {
             if let Some(candidate) = sample(archiver, picks, *slot).await {
-                return Some(candidate);
+                return Some((*slot, candidate));
             }
         }
     }
-    two.into_iter().min_by_key(|candidate| (!candidate.archived, candidate.read))
+    two.into_iter().min_by_key(|(_, candidate)| (!candidate.archived, candidate.read))
+}
+
+/// A version, and if it is small others of its slot that are and were not read later, with which it shares an object.
+async fn with_neighbours(moving: &Moving, slot: Slot, picked: Candidate) -> Vec<Candidate> {
+    let mut batch = Batch::default();
+    let (row, read) = (picked.row.0, picked.read);
+    let is_small = moving.is_small(&picked);
+    batch.add(picked);
+    if is_small && let Ok(page) = moving.archiver.node.readers.candidates(slot, row, PICK_PAGE).await {
+        for other in page {
+            let fits = moving.is_small(&other) && other.read <= read && !batch.is_full(other.size);
+            if fits && moving.picks.may_take(other.blob, Instant::now()) {
+                batch.add(other);
+            }
+        }
+    }
+    batch.take()
 }
 
 /// A version of a slot at random.

@@ -71,6 +71,20 @@ impl Source {
         Ok(())
     }
 
+    /// All of it; for small ones.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) async fn read(&self) -> Result<Vec<u8>, Fault> {
+        let file = self.open().await?;
+        let mut bytes = Vec::with_capacity(self.len as usize);
+        for number in 0..self.count() {
+            bytes.extend_from_slice(&self.part(&file, number).await?);
+        }
+        forget(&file);
+        Ok(bytes)
+    }
+
     /// Passes all of it on, as fast as the budget allows; false: nobody takes it any more.
     ///
     /// # Errors

@@ -431,6 +431,31 @@ fn a_row_of_another_replica_takes_the_place_of_the_one_here() {
 }
 
 #[test]
+fn of_a_pack_it_is_known_what_of_it_is_needed() {
+    let Before { db, record, _home, .. } = Before::new();
+    schema::upgrade(&db).unwrap();
+    let other = apply::put(&db, &blob("q", &[3, 1]), moment(2)).unwrap().record;
+    let within = |byte, from: u64| Place { range: from..from + CHUNK_SIZE, ..place(byte, "s3://b/pack") };
+    assert!(archive(&db, record.row, &within(1, 0), None, moment(3)).unwrap().is_some());
+    assert!(archive(&db, other.row, &within(3, CHUNK_SIZE), None, moment(4)).unwrap().is_some());
+    assert_eq!(sparse(&db, "", 9).unwrap(), [""; 0], "all of it is needed");
+    let needed: Vec<(Row, u64)> =
+        members(&db, "s3://b/pack").unwrap().iter().map(|member| (member.row, member.number)).collect();
+    assert_eq!(needed, [(record.row, 0), (other.row, 0)]);
+    apply::delete(&db, "p", Which::Newest, &Conditions::default(), moment(5)).unwrap();
+    apply::dropped(&db, &[record.row], moment(6)).unwrap();
+    assert_eq!(targets(leftovers(&db, "", 9).unwrap()), [""; 0], "a row names it");
+    assert_eq!(sparse(&db, "", 9).unwrap(), ["s3://b/pack"]);
+    let left = members(&db, "s3://b/pack").unwrap();
+    assert_eq!((left.len(), left[0].row, left[0].archived.range.start), (1, other.row, CHUNK_SIZE));
+    assert!(
+        archive(&db, other.row, &place(3, "s3://b/new"), Some("s3://b/pack"), moment(7)).unwrap().is_some()
+    );
+    assert_eq!(sparse(&db, "", 9).unwrap(), [""; 0]);
+    assert_eq!(targets(leftovers(&db, "", 9).unwrap()), ["s3://b/pack"]);
+}
+
+#[test]
 fn rows_are_handed_over_in_pages() {
     let Before { db, record, _home, .. } = Before::new();
     take(&db, "p", &told(&record, 1, "s3://b/1", 1), moment(2)).unwrap();

@@ -108,6 +108,18 @@ fn rivals() -> World {
     world
 }
 
+/// All know where the chunk is, and two have no file of it any more.
+fn stored() -> World {
+    let budget = Budget { objects: 1, rewrites: 1, rounds: 4, losses: 1, ..Budget::default() };
+    let mut world = World::new(budget);
+    for node in 0..3 {
+        world.hold(node, &row("s3://b/1", 1));
+    }
+    world.drop_file(0);
+    world.drop_file(2);
+    world
+}
+
 fn configurations() -> Vec<(&'static str, World, bool)> {
     let budget = Budget { objects: 2, rounds: 3, ..Budget::default() };
     vec![
@@ -123,6 +135,9 @@ fn configurations() -> Vec<(&'static str, World, bool)> {
             false,
         ),
         ("rivals, messages that come twice", with(rivals(), |left| left.doubles = 2), true),
+        ("a rewrite", stored(), true),
+        ("a rewrite, a deletion", with(stored(), |left| left.deletes = 1), true),
+        ("a rewrite, another disk", with(stored(), |left| left.wipes = 1), true),
     ]
 }
 

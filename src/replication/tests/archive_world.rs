@@ -89,6 +89,8 @@ pub(super) struct Message {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Budget {
     pub(super) objects: u8,
+    /// Objects whose bytes come from the one before, as those of a pack do.
+    pub(super) rewrites: u8,
     /// Rounds in which all replicas are asked.
     pub(super) rounds: u8,
     pub(super) crashes: u8,
@@ -259,8 +261,13 @@ impl World {
     fn may_archive(&self, node: &Node) -> bool {
         match &node.archiver {
             Archiver::Idle => {
-                let wants = node.is_live() && node.has_file && !node.dropped && !node.recovering;
-                wants && self.left.rounds > 0 && (node.row().is_some() || self.left.objects > 0)
+                let may = node.is_live() && !node.recovering && self.left.rounds > 0;
+                let row = node.row();
+                if node.dropped {
+                    let is_there = row.is_some_and(|row| self.objects.contains(&row.target));
+                    return may && is_there && self.left.rewrites > 0 && self.left.objects > 0;
+                }
+                may && node.has_file && (row.is_some() || self.left.objects > 0)
             }
             Archiver::Spreading(..) => false,
             Archiver::Named => self.left.rounds > 0,
@@ -362,6 +369,10 @@ impl World {
     fn archive(&mut self, number: u8) {
         let node = &mut self.nodes[usize::from(number)];
         let next = match std::mem::replace(&mut node.archiver, Archiver::Idle) {
+            Archiver::Idle if node.dropped => {
+                self.left.rewrites -= 1;
+                Archiver::Begun(node.begin(number, &mut self.left))
+            }
             Archiver::Idle if node.row().is_some() => Archiver::Named,
             Archiver::Idle => Archiver::Begun(node.begin(number, &mut self.left)),
             Archiver::Begun(key) => {
@@ -484,7 +495,7 @@ impl World {
                 return Some("a chunk has no copy any more");
             }
             let knows = |other: &&Node| {
-                let holds = other.row().is_some_and(|theirs| theirs == row || theirs.succeeds(&row));
+                let holds = other.row().is_some_and(|row| self.objects.contains(&row.target));
                 other.recovering || other.is_tombstoned() || holds
             };
             if self.nodes.iter().filter(knows).count() < QUORUM {

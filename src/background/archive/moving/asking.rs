@@ -1,8 +1,10 @@
 //! What the store and the other replicas say of the object that has a chunk.
 
+use std::ops::Range;
+
 use tokio::time::timeout;
 
-use super::{Chunk, Known, Step, Trouble, Version};
+use super::{Chunk, Known, Object, Step, Trouble, Version};
 use crate::archive::failure::{Failure, Kind};
 use crate::archive::location::Location;
 use crate::archive::target::Target;
@@ -12,9 +14,9 @@ use crate::limits::{ARCHIVE_READ_TIME, ARCHIVE_TRIES, PART_SIZE};
 
 impl Archiver {
     /// Whether the store has a chunk, by what it says of its object.
-    pub(super) async fn has(&self, target: &str, chunk: &Chunk) -> Step<bool> {
-        let Ok(at) = target.parse::<Location>() else { return Ok(false) };
-        match self.is_at(&at, chunk).await {
+    pub(super) async fn has(&self, object: &Object, chunk: &Chunk) -> Step<bool> {
+        let Ok(at) = object.target.parse::<Location>() else { return Ok(false) };
+        match self.is_at(&at, &object.range, chunk).await {
             Ok(has) => Ok(has),
             Err(Failure { kind: Kind::Missing | Kind::Wrong, .. }) => Ok(false),
             // It is from a time with another config.
@@ -23,23 +25,25 @@ impl Archiver {
         }
     }
 
-    /// Whether an object has the length and the SHA-256 of a chunk.
-    pub(super) async fn is_at(&self, at: &Location, chunk: &Chunk) -> Result<bool, Failure> {
+    /// Whether a range of an object has the SHA-256 of a chunk, which the store tells only of whole objects.
+    async fn is_at(&self, at: &Location, range: &Range<u64>, chunk: &Chunk) -> Result<bool, Failure> {
         let stat = async |store: Target| store.stat(at).await;
         let stat = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await?;
-        if stat.size != chunk.len {
+        if stat.size < range.end || range.end - range.start != chunk.len {
             return Ok(false);
         }
-        let hash = match stat.sha256 {
+        let is_whole = *range == (0..stat.size);
+        let hash = match stat.sha256.filter(|_| is_whole) {
             Some(hash) => hash,
-            None => self.hash(at, chunk.len).await?,
+            None => self.hash(at, range.clone()).await?,
         };
         Ok(hash == chunk.id.0)
     }
 
-    /// SHA-256 of an object of `len` bytes.
-    pub(super) async fn hash(&self, at: &Location, len: u64) -> Result<[u8; 32], Failure> {
-        let (mut hash, mut from) = (Sha256::default(), 0);
+    /// SHA-256 of bytes of an object.
+    pub(super) async fn hash(&self, at: &Location, bytes: Range<u64>) -> Result<[u8; 32], Failure> {
+        let Range { start: mut from, end: len } = bytes;
+        let mut hash = Sha256::default();
         loop {
             let range = from..len.min(from + PART_SIZE);
             from = range.end;
@@ -65,7 +69,7 @@ impl Archiver {
         let found = self.node.readers.archived_chunk(slot, whole.row, chunk.number).await?;
         let Some(found) = found else { return Err(self.changed(version).await) };
         if found.target != target {
-            return Ok(Known::Another(found.target));
+            return Ok(Known::Another);
         }
         let row = found.row(whole.version, whole.blob);
         let told = self.desk.spread(slot, &whole.path, vec![row.clone()]).await?.pop().unwrap_or_default();
@@ -73,10 +77,9 @@ impl Archiver {
             return Err(Trouble::Gone);
         }
         if let Some(successor) = told.successor {
-            let other = successor.target.clone();
             // So that it is known here, too.
             self.desk.spread(slot, &whole.path, vec![successor]).await?;
-            return Ok(Known::Another(other));
+            return Ok(Known::Another);
         }
         if told.condemned {
             return Ok(Known::Condemned);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::task::spawn_blocking;
 
-use super::{Chunk, Moved, Step, Trouble, Version};
+use super::{Chunk, Moved, Object, Step, Trouble, Version};
 use crate::background::archive::Archiver;
 use crate::chunk::layout;
 use crate::shard::repair::damage::Place;
@@ -25,12 +25,13 @@ impl Archiver {
     }
 
     /// Removes the file of a chunk that has none by its row, as a crash between the two leaves it.
-    pub(super) async fn let_go_again(&self, version: &Version, chunk: &Chunk, target: &str) -> Step<Moved> {
+    pub(super) async fn let_go_again(&self, version: &Version, chunk: &Chunk, object: Object) -> Step<Moved> {
         let path = layout::chunk_file(self.node.slot_dir(version.slot), version.whole.blob, chunk.id);
         if matches!(spawn_blocking(move || path.try_exists()).await, Ok(Ok(true))) {
-            if !self.has(target, chunk).await? {
+            if !self.has(&object, chunk).await? {
                 return Err(Trouble::Chunk(format!(
-                    "the archive does not have {target} any more, and a file of the chunk is still here: restore it"
+                    "the archive does not have {} any more, and a file of the chunk is still here: restore it",
+                    object.target
                 )));
             }
             self.remove_file(version, chunk).await?;

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 
-use super::{Chunk, Step, Stored, Trouble, Version};
+use super::{Chunk, Object, Step, Stored, Trouble, Version};
 use crate::archive::failure::{Failure, Kind};
 use crate::archive::location::Location;
 use crate::background::archive::Archiver;
@@ -48,6 +48,7 @@ impl Archiver {
             version.go_on()?;
             let at = Location::of_chunk(&self.settings.bucket, &self.settings.prefix, version.slot);
             let target = at.to_string();
+            let object = Object { target: target.clone(), range: 0..chunk.len };
             let held = self.keys.hold(&self.desk, version.slot, target.clone());
             self.node.writers.begin_object(version.slot, target.clone(), version.whole.path.clone()).await?;
             self.budget.begin(chunk.len).await;
@@ -67,7 +68,7 @@ impl Archiver {
             };
             self.store.note("put", &at.bucket, &stored);
             let stored = match stored {
-                Ok(()) if self.node.cluster.is_some() && !self.has(&target, chunk).await? => {
+                Ok(()) if self.node.cluster.is_some() && !self.has(&object, chunk).await? => {
                     Err(not_there(&at))
                 }
                 stored => stored,
@@ -75,7 +76,7 @@ impl Archiver {
             let Err(failure) = stored else {
                 self.node.metrics.archive.uploaded_bytes.inc_by(chunk.len);
                 let replaces = expected.is_some();
-                let stored = self.name(version, chunk, target, expected).await?;
+                let stored = self.name(version, chunk, object, expected).await?;
                 if matches!(stored, Stored::Named(_)) {
                     held.named();
                     if replaces {
@@ -104,18 +105,18 @@ impl Archiver {
         &self,
         version: &Version,
         chunk: &Chunk,
-        target: String,
+        object: Object,
         expected: Option<String>,
     ) -> Step<Stored> {
-        let (slot, row, range) = (version.slot, version.whole.row, 0..chunk.len);
-        let place = archives::Place { chunk: chunk.id, length: chunk.len, target: target.clone(), range };
+        let (slot, row, Object { target, range }) = (version.slot, version.whole.row, object.clone());
+        let place = archives::Place { chunk: chunk.id, length: chunk.len, target, range };
         if self.node.writers.archive(slot, row, place, expected.clone()).await? {
             self.node.metrics.archive.chunks_archived.inc();
-            return Ok(Stored::Named(target));
+            return Ok(Stored::Named(object));
         }
         let found = self.node.readers.archived_chunk(slot, row, chunk.number).await?;
-        match found.map(|found| found.target).filter(|found| Some(found) != expected.as_ref()) {
-            Some(other) => Ok(Stored::Another(other)),
+        match found.filter(|found| Some(&found.target) != expected.as_ref()) {
+            Some(other) => Ok(Stored::Another(other.into())),
             None => Err(self.changed(version).await),
         }
     }

@@ -1,0 +1,192 @@
+//! Small chunks of several versions of a slot are stored in one object, one after the other without header or index: rows name
+//! their ranges. That is all that is done here; a version whose chunks have rows is then archived as any other.
+//!
+//! Of a pack that is needed no more for the most part, what is needed is stored anew: another object, and rows one generation up.
+
+use tokio::sync::mpsc;
+
+use super::{Chunk, Object, Step, Stored, Trouble, Version};
+use crate::archive::location::Location;
+use crate::archive::target::Target;
+use crate::background::archive::Archiver;
+use crate::base::ids::ChunkId;
+use crate::base::sha256::Sha256;
+use crate::base::slot::Slot;
+use crate::limits::{ARCHIVE_TRIES, PACK_BYTES, PACK_NEEDED};
+use crate::meta::archives::{Candidate, Member as Named};
+use crate::shard::archive::desk::Working;
+
+/// A chunk on its way into a pack.
+struct Member {
+    version: Version,
+    chunk: Chunk,
+    bytes: Vec<u8>,
+    /// The object that its row names before.
+    before: Option<String>,
+    _working: Working,
+}
+
+impl Archiver {
+    /// Stores the chunks of some versions of a slot in one object, as far as they are small and were not stored before; how many.
+    pub(in crate::background::archive) async fn pack(
+        &self,
+        slot: Slot,
+        candidates: &[Candidate],
+    ) -> Result<usize, String> {
+        let _place = self.budget.place().await.ok_or("the node stops")?;
+        let (mut members, mut bytes) = (Vec::new(), 0);
+        for candidate in candidates {
+            if bytes + candidate.size > PACK_BYTES {
+                break;
+            }
+            let member = self.member(slot, candidate).await;
+            if let Some(member) = member.map_err(why)? {
+                bytes += candidate.size;
+                members.push(member);
+            }
+        }
+        // One alone has an object of its own.
+        if members.len() < 2 { Ok(0) } else { self.store_pack(slot, members).await.map_err(why) }
+    }
+
+    /// The only chunk of a version, if it may go into a pack.
+    async fn member(&self, slot: Slot, candidate: &Candidate) -> Step<Option<Member>> {
+        let Some(working) = self.desk.work_on(candidate.blob) else { return Ok(None) };
+        let readers = &self.node.readers;
+        let Some(whole) = readers.whole(slot, candidate.row).await? else { return Ok(None) };
+        if whole.chunks() != 1
+            || whole.is_inline(0)
+            || readers.archived_chunk(slot, candidate.row, 0).await?.is_some()
+        {
+            return Ok(None);
+        }
+        let Some(id) = readers.chunk_ids(slot, candidate.row, 0, 1).await?.pop() else { return Ok(None) };
+        let chunk = Chunk { number: 0, id, len: whole.size };
+        let version = Version::new(slot, whole);
+        let source = self.source(&version, &chunk).await?;
+        match source.read().await {
+            Ok(bytes) => Ok(Some(Member { version, chunk, bytes, before: None, _working: working })),
+            Err(fault) => {
+                // It is entered as damaged, and the others go without it.
+                self.damaged(&version, &chunk, &fault).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Stores chunks in one object, and has rows name it; how many do.
+    async fn store_pack(&self, slot: Slot, members: Vec<Member>) -> Step<usize> {
+        let Some(first) = members.first() else { return Ok(0) };
+        let path = first.version.whole.path.clone();
+        let bytes: Vec<u8> = members.iter().flat_map(|member| &member.bytes).copied().collect();
+        let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes));
+        let at = Location::of_pack(&self.settings.bucket, &self.settings.prefix, slot);
+        let target = at.to_string();
+        let held = self.keys.hold(&self.desk, slot, target.clone());
+        self.node.writers.begin_object(slot, target.clone(), path).await?;
+        self.budget.begin(size).await;
+        self.budget.go_on(size).await;
+        let (_, store) = self.store.target();
+        let (sender, body) = mpsc::channel(1);
+        let _ = sender.try_send(Ok(bytes.into()));
+        drop(sender);
+        let stored = store.put(&at, size, sha256, body).await;
+        self.store.note("put", &at.bucket, &stored);
+        stored.map_err(|failure| Trouble::Ends(failure.message))?;
+        self.node.metrics.archive.uploaded_bytes.inc_by(size);
+        if !self.is_pack(&at, size, sha256).await? {
+            return Err(Trouble::Ends(format!(
+                "PUT {at}: the archive says that it has stored it, and has not"
+            )));
+        }
+        let (mut named, mut start) = (0, 0);
+        for Member { version, chunk, before, .. } in &members {
+            let range = start..start + chunk.len;
+            start = range.end;
+            let object = Object { target: target.clone(), range };
+            match self.name(version, chunk, object, before.clone()).await {
+                Ok(Stored::Named(_)) => named += 1,
+                // Another node was faster, or it was deleted meanwhile.
+                Ok(Stored::Another(_)) | Err(Trouble::Gone | Trouble::Chunk(_)) => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        if named > 0 {
+            held.named();
+            self.desk.note_unspread(slot);
+        }
+        self.desk.note_leftovers(slot);
+        Ok(named)
+    }
+
+    /// Whether the store has a pack.
+    async fn is_pack(&self, at: &Location, size: u64, sha256: [u8; 32]) -> Step<bool> {
+        let stat = async |store: Target| store.stat(at).await;
+        let asked = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await;
+        let stat = asked.map_err(|failure| Trouble::Ends(failure.message))?;
+        if stat.size != size {
+            return Ok(false);
+        }
+        if let Some(hash) = stat.sha256 {
+            return Ok(hash == sha256);
+        }
+        let hash = self.hash(at, 0..size).await;
+        Ok(hash.map_err(|failure| Trouble::Ends(failure.message))? == sha256)
+    }
+
+    /// Stores anew what is needed of a pack, if that is little of it.
+    pub(in crate::background::archive) async fn rewrite(
+        &self,
+        slot: Slot,
+        target: &str,
+    ) -> Result<(), String> {
+        let Ok(at) = target.parse::<Location>() else { return Ok(()) };
+        let rows = self.node.readers.members(slot, target.to_owned()).await;
+        let rows = rows.map_err(|error| error.message.into_owned())?;
+        let needed: u64 = rows.iter().map(|row| row.archived.length).sum();
+        if needed == 0 || needed > PACK_BYTES {
+            return Ok(());
+        }
+        let stat = async |store: Target| store.stat(&at).await;
+        let stat = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await;
+        let size = stat.map_err(|failure| failure.message)?.size;
+        if needed * 100 >= size * PACK_NEEDED {
+            return Ok(());
+        }
+        let mut members = Vec::new();
+        for row in rows {
+            if let Some(member) = self.member_again(slot, &at, row).await.map_err(why)? {
+                members.push(member);
+            }
+        }
+        let stored = self.store_pack(slot, members).await.map_err(why)?;
+        tracing::info!(%slot, object = %target, chunks = stored, "what is needed of a pack was stored anew");
+        Ok(())
+    }
+
+    /// A chunk that is in a pack already, from its file or from there.
+    async fn member_again(&self, slot: Slot, at: &Location, row: Named) -> Step<Option<Member>> {
+        let Named { row, number, archived } = row;
+        let Some(whole) = self.node.readers.whole(slot, row).await? else { return Ok(None) };
+        let Some(working) = self.desk.work_on(whole.blob) else { return Ok(None) };
+        let chunk = Chunk { number, id: archived.chunk, len: archived.length };
+        let version = Version::new(slot, whole);
+        let get = async |store: Target| store.get(at, archived.range.clone()).await;
+        let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get).await;
+        let bytes = asked.map_err(|failure| Trouble::Ends(failure.message))?;
+        self.node.metrics.archive.fetched_bytes.inc_by(bytes.len() as u64);
+        if ChunkId(Sha256::digest(&bytes)) != chunk.id {
+            return Err(Trouble::Ends(format!("{at} has other bytes than its chunks: it stays as it is")));
+        }
+        let before = Some(archived.target);
+        Ok(Some(Member { version, chunk, bytes, before, _working: working }))
+    }
+}
+
+fn why(trouble: Trouble) -> String {
+    match trouble {
+        Trouble::Chunk(why) | Trouble::Ends(why) => why,
+        Trouble::Gone => super::GONE.to_owned(),
+        Trouble::Over => "the order has ended".to_owned(),
+    }
+}
