@@ -1,11 +1,14 @@
 //! The command line.
 
+mod blobs;
+
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+use clap_complete::Shell;
 
 use crate::client::operation::{self, Operation};
 use crate::config::Config;
@@ -23,6 +26,18 @@ struct Cli {
 enum Command {
     /// Run a node. Without options: data under ./amberblob-data, clients on 127.0.0.1:8080, operators on 127.0.0.1:8081
     Serve(Serve),
+    /// Store a file, stdin or a directory tree
+    Put(blobs::Put),
+    /// Fetch a blob, over several connections, verified; goes on where it was cut off
+    Get(blobs::Fetch),
+    /// List blobs: size, time, version, path
+    Ls(blobs::Ls),
+    /// Show what is known of a blob
+    Stat(blobs::Stat),
+    /// List the versions of a blob, newest first
+    Versions(blobs::Versions),
+    /// Delete the newest version of blobs, one version, or all
+    Rm(blobs::Rm),
     /// Have a node read all its chunks at once, compare them with their hashes and repair what is damaged; 1 if damage remains
     Scrub(Ask),
     /// Have a node compare its replicas with those of all other nodes and fetch what it lacks; 1 if a node did not answer or
@@ -32,6 +47,13 @@ enum Command {
     Archive(Archive),
     /// Have a node bring the chunks of a blob back from its archive; 1 if one of them does not come back
     Restore(Restore),
+    /// Print a script that completes commands, for a shell
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
 }
 
 /// What goes to the archive.
@@ -106,6 +128,12 @@ struct Serve {
 pub fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Serve(options) => serve(options),
+        Command::Put(options) => blobs::put(options),
+        Command::Get(options) => blobs::get(options),
+        Command::Ls(options) => blobs::ls(options),
+        Command::Stat(options) => blobs::stat(&options),
+        Command::Versions(options) => blobs::versions(&options),
+        Command::Rm(options) => blobs::rm(&options),
         Command::Scrub(options) => ask(&Operation::Scrub, &options),
         Command::Sync(options) => ask(&Operation::Sync, &options),
         Command::Archive(options) => {
@@ -126,6 +154,11 @@ pub fn main() -> ExitCode {
             };
             ask(&operation, &options)
         }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "amberblob", &mut io::stdout());
+            Ok(())
+        }
+        Command::Man => manual(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -135,6 +168,16 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The page of the program, and those of its commands.
+fn manual() -> Result<(), String> {
+    let mut command = Cli::command();
+    command.build();
+    let pages = std::iter::once(&command).chain(command.get_subcommands());
+    let write = |page: &clap::Command| clap_mangen::Man::new(page.clone()).render(&mut io::stdout());
+    let written = pages.map(write).find(Result::is_err).unwrap_or(Ok(()));
+    written.map_err(|error| format!("man: cannot write to stdout: {error}"))
 }
 
 fn ask(operation: &Operation, options: &Ask) -> Result<(), String> {

@@ -404,6 +404,38 @@ pub const OPERATION_TIME: Duration = Duration::from_hours(30 * 24);
 pub const ADMIN_CONNECT: Duration = Duration::from_secs(10);
 /// Bytes of an operation's report.
 pub const ADMIN_ANSWER_MAX: usize = 1 << 20;
+/// Connections of a client, unless it is said.
+pub const CLIENT_CONNECTIONS: u16 = 4;
+/// And at most.
+pub const CLIENT_CONNECTIONS_MAX: u16 = 64;
+/// Redirects that a client follows.
+pub const CLIENT_REDIRECTS: usize = 3;
+/// Times that a client begins a request again without a byte in between.
+pub const CLIENT_TRIES: u32 = 5;
+/// Pause before the first of them; the next ones are twice as long each.
+pub const CLIENT_PAUSE: Duration = Duration::from_millis(200);
+/// Times that a chunk with a wrong hash is read.
+pub const CLIENT_HASH_TRIES: u32 = 3;
+/// Time that a client waits for a connection, and for bytes of an answer.
+pub const CLIENT_CONNECT: Duration = Duration::from_secs(10);
+/// See [`CLIENT_CONNECT`].
+pub const CLIENT_IDLE: Duration = Duration::from_mins(2);
+/// Bytes that a client reads from a file or from stdin at a time, and its buffer of a connection.
+pub const CLIENT_PIECE: usize = 1 << 20;
+/// What a client has read and not yet sent of an upload, in such pieces.
+pub const CLIENT_PIECES: usize = 4;
+/// Files of a tree that wait to be sent.
+pub const CLIENT_FILES: usize = 64;
+/// How often a client's connection looks whether another one has failed.
+pub const CLIENT_TICK: Duration = Duration::from_millis(100);
+/// Bytes of an answer that a client holds: a page of a listing.
+pub const CLIENT_ANSWER_MAX: usize = 16 << 20;
+/// Bytes of a progress file before its counts.
+pub const CLIENT_HEADER: u64 = 8192;
+/// Versions in a page of a listing.
+pub const CLIENT_PAGE: usize = 1000;
+/// Failures of a tree that are told one by one.
+pub const CLIENT_FAILURES: usize = 100;
 /// A buffer of the scrub.
 pub const SCRUB_BUFFER: usize = 1 << 20;
 /// Passes of the scrub that run at once, a buffer each: the one that goes by itself, and one that was asked for.

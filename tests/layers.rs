@@ -60,7 +60,7 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
         ],
     ),
     ("client", &["limits"]),
-    ("cli", &["client", "config", "server"]),
+    ("cli", &["limits", "client", "config", "server"]),
     ("main", &["cli"]),
 ];
 

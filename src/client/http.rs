@@ -17,19 +17,17 @@ pub(super) struct Answer {
     pub(super) body: Value,
 }
 
-/// Where an admin listener is, by its URL.
+/// Where `what` listens, by its URL.
 ///
 /// # Errors
-/// What is wrong with the URL.
-pub(super) fn authority(url: &str) -> Result<String, String> {
+/// What is wrong with the URL, and how one looks.
+pub(super) fn authority(url: &str, what: &str, example: &str) -> Result<String, String> {
     let uri: Uri = url.parse().map_err(|error| format!("'{url}' is no URL: {error}"))?;
     let plain = uri.scheme_str() == Some("http") && matches!(uri.path(), "" | "/") && uri.query().is_none();
     match uri.authority().filter(|authority| plain && !authority.as_str().contains('@')) {
         Some(authority) if authority.port().is_some() => Ok(authority.to_string()),
         Some(authority) => Ok(format!("{authority}:80")),
-        None => {
-            Err(format!("'{url}' is not the URL of an admin listener: write it like http://127.0.0.1:8081"))
-        }
+        None => Err(format!("'{url}' is not the URL of {what}: write it like {example}")),
     }
 }
 
@@ -76,12 +74,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_admin_listener_is_named_by_an_http_url_without_a_path() {
-        assert_eq!(authority("http://127.0.0.1:8081"), Ok("127.0.0.1:8081".to_owned()));
-        assert_eq!(authority("http://[::1]:8081/"), Ok("[::1]:8081".to_owned()));
-        assert_eq!(authority("http://node-1"), Ok("node-1:80".to_owned()));
+    fn a_listener_is_named_by_an_http_url_without_a_path() {
+        let named = |url: &str| authority(url, "an admin listener", "http://127.0.0.1:8081");
+        assert_eq!(named("http://127.0.0.1:8081"), Ok("127.0.0.1:8081".to_owned()));
+        assert_eq!(named("http://[::1]:8081/"), Ok("[::1]:8081".to_owned()));
+        assert_eq!(named("http://node-1"), Ok("node-1:80".to_owned()));
         for wrong in ["127.0.0.1:8081", "https://a:1", "http://a/x", "http://a/?x", "http://u@a", "", "a b"] {
-            assert!(authority(wrong).unwrap_err().starts_with(&format!("'{wrong}' is n")), "{wrong}");
+            assert!(named(wrong).unwrap_err().starts_with(&format!("'{wrong}' is n")), "{wrong}");
         }
     }
 }

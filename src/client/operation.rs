@@ -3,14 +3,12 @@
 use std::fmt::Write as _;
 
 use hyper::Method;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
 
-use super::archive;
 use super::http::{self, Answer};
-
-/// What stands in a path as it is.
-const PLAIN: AsciiSet = NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+use super::link::PLAIN;
+use super::{archive, runtime};
 
 /// What a node can be asked to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,9 +99,9 @@ impl Operation {
 /// One line: the thing, the cause, the way out.
 pub fn ask(operation: &Operation, admin: &str) -> Result<Report, String> {
     let name = operation.name();
-    let authority = http::authority(admin).map_err(|error| format!("{name}: {error}"))?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| format!("{name}: cannot start: {error}"))?;
+    let authority = http::authority(admin, "an admin listener", "http://127.0.0.1:8081")
+        .map_err(|error| format!("{name}: {error}"))?;
+    let runtime = runtime().map_err(|why| format!("{name}: {why}"))?;
     let (method, path) = operation.request();
     let answer = runtime.block_on(http::ask(method, &authority, &path));
     let Answer { status, body } = answer.map_err(|error| {

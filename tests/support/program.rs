@@ -35,7 +35,7 @@ impl Ended {
 #[track_caller]
 pub fn amberblob(args: &[&str]) -> Ended {
     let mut command = Command::new(env!("CARGO_BIN_EXE_amberblob"));
-    command.args(args).env_remove("AMBERBLOB_ADMIN");
+    command.args(args).env_remove("AMBERBLOB_ADMIN").env_remove("AMBERBLOB_SERVER");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = process::spawn(command).expect("start the amberblob binary");
     let status = poll(DEADLINE, || child.try_wait().expect("ask for the exit status"));

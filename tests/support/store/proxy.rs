@@ -27,6 +27,8 @@ pub enum Fault {
     Cut,
     /// A bit in the middle of the answer's body is another one.
     Flip,
+    /// A bit in the middle of the request's body is another one.
+    FlipUp,
     /// It is answered as if it had been done, and the store does not hear of it.
     Swallow,
 }
@@ -238,7 +240,7 @@ impl Shared {
                 return Ok(());
             }
             Some(Fault::Swallow) => return self.swallow(client, &request),
-            Some(Fault::Cut | Fault::Flip) | None => {}
+            Some(Fault::Cut | Fault::Flip | Fault::FlipUp) | None => {}
         }
         let mut store = TcpStream::connect(target)?;
         store.set_nodelay(true)?;
@@ -248,7 +250,7 @@ impl Shared {
         store.write_all(&request.last().encode())?;
         store.write_all(&rest)?;
         let (from, to) = (client.try_clone()?, store.try_clone()?);
-        thread::spawn(move || pass_up(&from, &to));
+        thread::spawn(move || pass_up(&from, &to, fault == Some(Fault::FlipUp)));
         let passed = self.pass_down(&store, client, fault, is_head);
         let left = passed.and_then(|whole| if whole { leave(client) } else { Ok(()) });
         let _ = store.shutdown(Shutdown::Both);
@@ -356,10 +358,13 @@ fn drain(mut client: &TcpStream) {
 }
 
 /// Passes a request's body on, and takes what the store does not want any more.
-fn pass_up(mut client: &TcpStream, mut store: &TcpStream) {
+fn pass_up(mut client: &TcpStream, mut store: &TcpStream, mut flips: bool) {
     let mut piece = vec![0; PIECE];
     let mut wanted = true;
     while let Ok(length @ 1..) = client.read(&mut piece) {
+        if std::mem::take(&mut flips) {
+            piece[length / 2] ^= 0x10;
+        }
         wanted = wanted && store.write_all(&piece[..length]).is_ok();
     }
     let _ = store.shutdown(Shutdown::Both);
