@@ -436,6 +436,12 @@ pub const CLIENT_HEADER: u64 = 8192;
 pub const CLIENT_PAGE: usize = 1000;
 /// Failures of a tree that are told one by one.
 pub const CLIENT_FAILURES: usize = 100;
+/// Free space of a disk below which the doctor sees a problem.
+pub const DOCTOR_FREE_MIN: u64 = 1 << 30;
+/// Time that the doctor waits for whoever it asks.
+pub const DOCTOR_TIME: Duration = Duration::from_secs(5);
+/// How far the clocks of two nodes may be apart.
+pub const DOCTOR_CLOCK_MAX: Duration = Duration::from_secs(2);
 /// A buffer of the scrub.
 pub const SCRUB_BUFFER: usize = 1 << 20;
 /// Passes of the scrub that run at once, a buffer each: the one that goes by itself, and one that was asked for.
@@ -631,12 +637,18 @@ pub const ELSEWHERE_TIME: Duration = Duration::from_secs(2);
 pub const ELSEWHERE_PAUSE: Duration = Duration::from_mins(1);
 /// Such blobs that one core remembers.
 pub const ELSEWHERE_BLOBS: usize = 1024;
+/// Pages of the versions of one object that are deleted.
+pub const ARCHIVE_VERSION_PAGES: usize = 16;
 /// Bytes of an object that holds several chunks, at most: it is in memory on its way.
 pub const PACK_BYTES: u64 = 16 << 20;
 /// Chunks in it, at most.
 pub const PACK_CHUNKS: usize = 256;
 /// Of a pack that fewer than so many percent of its bytes are needed of, these are stored anew.
 pub const PACK_NEEDED: u64 = 50;
+/// Time after which a pack that stays as it is may be looked at again.
+pub const REWRITE_PAUSE: Duration = Duration::from_mins(10);
+/// Such packs that are remembered.
+pub const REWRITE_REMEMBERED: usize = 4096;
 /// Time after which another replica is the one that does it.
 pub const REWRITE_TURN: Duration = Duration::from_hours(1);
 /// What one core has other nodes asked for the archive, at a time.

@@ -28,7 +28,8 @@ use cluster::formation::READY_DEADLINE;
 use mount::Mounted;
 use nodes::Nodes;
 use store::node::ask;
-use store::{DEADLINE, Node};
+use store::proxy::ALWAYS;
+use store::{DEADLINE, Fault, Node};
 use support::{Connection, Random, Request, Response, bytes, object, skipped, slot_of, wait_until};
 
 const MIB: usize = 1 << 20;
@@ -119,6 +120,29 @@ fn small_chunks_of_a_slot_share_an_object_and_what_is_left_of_it_is_stored_anew(
     }
     let check = ask(nodes.cluster.nodes[0].admin, "POST", "/archive?check").unwrap().json();
     assert_eq!(check["good"], true, "{check}");
+}
+
+#[test]
+fn a_store_that_takes_nothing_is_not_asked_again_and_again_to_take_what_is_left_of_a_pack() {
+    let _alone = alone();
+    let nodes = Nodes::start_with(3, "tombstone_grace = \"1s\"", "after = \"3s\"");
+    let in_slot = |path: &String| slot_of(path) == 7;
+    let paths: Vec<String> = (0..).map(|number| format!("small/{number}")).filter(in_slot).take(12).collect();
+    for (number, path) in paths.iter().enumerate() {
+        nodes.put(number % 3, path, &bytes(60 + number as u64, 100_000));
+    }
+    wait_until(DEADLINE, "all to go", || (0..3).all(|node| nodes.files(node, &paths[0]).is_empty()));
+    nodes.wait_spread(&paths[0], paths.len());
+    nodes.proxy.plan("PUT", Fault::Status(507), ALWAYS);
+    let before = nodes.proxy.asked("PUT");
+    for path in &paths[1..] {
+        nodes.cluster.send(0, &Request::new("DELETE", &object(path))).expect_status(200);
+    }
+    wait_until(DEADLINE, "what is left to be sent", || nodes.proxy.asked("PUT") > before);
+    thread::sleep(Duration::from_secs(10));
+    let asked = nodes.proxy.asked("PUT") - before;
+    assert!(asked <= 12, "{asked} times");
+    (0..3).for_each(|node| nodes.read(node, &paths[0], &bytes(60, 100_000)));
 }
 
 /// Small file systems, or why there can be none.

@@ -38,7 +38,9 @@ use tokio::time::timeout;
 use super::failure::{Asked, Failure, Kind};
 use super::location::Location;
 use super::settings::{Credentials, Settings};
-use crate::limits::{ARCHIVE_CONNECT, ARCHIVE_HEAD_TIME, ARCHIVE_IDLE_TIME, ARCHIVE_PUT_TIME};
+use crate::limits::{
+    ARCHIVE_CONNECT, ARCHIVE_HEAD_TIME, ARCHIVE_IDLE_TIME, ARCHIVE_PUT_TIME, ARCHIVE_VERSION_PAGES,
+};
 
 /// The store, from within one runtime.
 #[derive(Clone)]
@@ -213,11 +215,18 @@ impl Target {
         let request = self.client.delete_object().bucket(&at.bucket).key(&at.key);
         match answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await {
             Ok(answer) if answer.delete_marker == Some(true) => match self.delete_versions(at).await {
-                Err(failure) if failure.kind == Kind::Denied => {
+                Err(failure) if may_not(&failure) => {
                     tracing::warn!(%failure, "the bucket keeps old versions of an object that was deleted");
                     Ok(())
                 }
-                deleted => deleted,
+                Err(failure) => {
+                    // Each try would add one.
+                    if let Some(marker) = answer.version_id {
+                        let _ = self.delete_version(at, marker).await;
+                    }
+                    Err(failure)
+                }
+                Ok(()) => Ok(()),
             },
             Err(failure) if failure.kind != Kind::Missing => Err(failure),
             _ => Ok(()),
@@ -227,21 +236,31 @@ impl Target {
     /// Deletes all versions of an object, and what marks it as deleted.
     async fn delete_versions(&self, at: &Location) -> Result<(), Failure> {
         let what = format!("LIST versions of {at}");
-        // A key is used once: there are two, or a few more where requests were repeated.
-        let request = self.client.list_object_versions().bucket(&at.bucket).prefix(&at.key);
-        let answer = answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await?;
-        let versions = answer.versions.unwrap_or_default().into_iter().map(|it| (it.key, it.version_id));
-        let markers = answer.delete_markers.unwrap_or_default().into_iter().map(|it| (it.key, it.version_id));
-        for (key, version) in versions.chain(markers) {
-            let Some(version) = version.filter(|_| key.as_ref() == Some(&at.key)) else { continue };
-            let what = format!("DELETE {at} version {version}");
-            let request = self.client.delete_object().bucket(&at.bucket).key(&at.key).version_id(version);
-            match answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await {
-                Err(failure) if failure.kind != Kind::Missing => return Err(failure),
-                _ => {}
+        for _ in 0..ARCHIVE_VERSION_PAGES {
+            let request = self.client.list_object_versions().bucket(&at.bucket).prefix(&at.key);
+            let answer = answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await?;
+            let versions = answer.versions.unwrap_or_default().into_iter().map(|it| (it.key, it.version_id));
+            let markers = answer.delete_markers.unwrap_or_default().into_iter();
+            // What marks it goes last: until then it is deleted for all others.
+            for (key, version) in versions.chain(markers.map(|it| (it.key, it.version_id))) {
+                if let Some(version) = version.filter(|_| key.as_ref() == Some(&at.key)) {
+                    self.delete_version(at, version).await?;
+                }
+            }
+            if answer.is_truncated != Some(true) {
+                return Ok(());
             }
         }
-        Ok(())
+        Err(Failure::new(Kind::Unavailable, &what, "there are more and more of them"))
+    }
+
+    async fn delete_version(&self, at: &Location, version: String) -> Result<(), Failure> {
+        let what = format!("DELETE {at} version {version}");
+        let request = self.client.delete_object().bucket(&at.bucket).key(&at.key).version_id(version);
+        match answered(&what, Asked::Object, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await {
+            Err(failure) if failure.kind != Kind::Missing => Err(failure),
+            _ => Ok(()),
+        }
     }
 
     /// Objects whose keys begin with `prefix`, some at a time: the first ones, or those from `next` of the stretch before.
@@ -277,6 +296,23 @@ impl Target {
         let request = self.client.head_bucket().bucket(&self.bucket);
         answered(&what, Asked::Bucket, ARCHIVE_HEAD_TIME, Box::pin(request.send())).await.map(|_| ())
     }
+}
+
+/// Whether a store says that these credentials never may do what was asked, or that it cannot be done: nothing comes of asking again.
+fn may_not(failure: &Failure) -> bool {
+    const NEVER: [&str; 4] = ["AccessDenied", "answers 400", "answers 405", "answers 501"];
+    NEVER.iter().any(|said| failure.message.contains(said))
+}
+
+/// Whether the bucket of some settings can be used, asked here and now; the thread waits.
+///
+/// # Errors
+/// One line: what the settings or the store say.
+pub fn probe_now(settings: &Settings) -> Result<(), String> {
+    let target = Target::open(settings, settings.credentials.load()?)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("the store cannot be asked: {error}"))?;
+    runtime.block_on(target.probe()).map_err(|failure| failure.message)
 }
 
 /// The answer to a request, in time.

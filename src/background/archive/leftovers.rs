@@ -2,10 +2,13 @@
 //!
 //! At the start every slot is looked at, later those that somebody noted. What cannot be deleted now is tried again after a while.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use tokio::time::sleep;
 
 use super::Archiver;
@@ -15,10 +18,32 @@ use crate::base::error::Result;
 use crate::base::slot::Slot;
 use crate::limits::{
     ARCHIVE_PAUSE_MIN, CHECK_RETRY, CONDEMN_PAUSE, LEFTOVERS_ELSEWHERE, LEFTOVERS_FAILURES, LEFTOVERS_PAGE,
-    LEFTOVERS_PAUSE, REWRITE_TURN, VERIFY_PAUSE,
+    LEFTOVERS_PAUSE, REWRITE_PAUSE, REWRITE_REMEMBERED, REWRITE_TURN, VERIFY_PAUSE,
 };
 use crate::meta::archives::Leftover;
 use crate::meta::slots::State;
+
+/// Packs that were looked at, when, and how many bytes of each were needed.
+pub(super) struct Looked(RefCell<LruCache<String, (Instant, u64)>>);
+
+impl Looked {
+    pub(super) fn new() -> Self {
+        let room = NonZeroUsize::new(REWRITE_REMEMBERED).unwrap_or(NonZeroUsize::MIN);
+        Self(RefCell::new(LruCache::new(room)))
+    }
+
+    /// Whether one is to be looked at now: `needed` has changed, or it was not for a while. Then it is noted.
+    pub(super) fn is_due(&self, target: &str, needed: u64, now: Instant) -> bool {
+        let mut looked = self.0.borrow_mut();
+        let rests =
+            |(at, before): &(Instant, u64)| *before == needed && now.duration_since(*at) < REWRITE_PAUSE;
+        let is_due = !looked.peek(target).is_some_and(rests);
+        if is_due {
+            looked.put(target.to_owned(), (now, needed));
+        }
+        is_due
+    }
+}
 
 /// Deletes for as long as the node runs.
 pub(super) async fn run(archiver: Rc<Archiver>) {
@@ -97,27 +122,37 @@ impl Archiver {
                 break;
             }
         }
-        self.rewrite_sparse(slot).await?;
-        Ok(again)
+        let rewritten = self.rewrite_sparse(slot).await?;
+        Ok(again.into_iter().chain(rewritten).min())
     }
 
-    /// Has what is needed of packs stored anew of which most is not, if this node is the one to do it.
-    async fn rewrite_sparse(&self, slot: Slot) -> Result<()> {
-        if !is_first(self.node.cluster.as_deref(), slot, REWRITE_TURN) {
-            return Ok(());
-        }
-        let mut after = String::new();
+    /// Has what is needed of packs stored anew of which most is not, if this node is the one to do it; when to look again, if one may
+    /// be such a pack.
+    async fn rewrite_sparse(&self, slot: Slot) -> Result<Option<Duration>> {
+        let is_first = is_first(self.node.cluster.as_deref(), slot, REWRITE_TURN);
+        let (mut after, mut again) = (String::new(), None);
         loop {
             let page = self.node.readers.sparse(slot, after, LEFTOVERS_PAGE).await?;
             let whole = page.len() >= LEFTOVERS_PAGE;
             after = page.last().cloned().unwrap_or_default();
             for target in page {
-                if let Err(why) = self.rewrite(slot, &target).await {
-                    tracing::debug!(%slot, object = %target, %why, "a pack stays as it is for now");
+                if !is_first {
+                    return Ok(Some(REWRITE_TURN / 4));
+                }
+                if self.desk.health.failing().is_some() {
+                    return Ok(Some(LEFTOVERS_PAUSE));
+                }
+                match self.rewrite(slot, &target).await {
+                    Ok(true) => {}
+                    Ok(false) => again = Some(REWRITE_PAUSE),
+                    Err(why) => {
+                        tracing::warn!(%slot, object = %target, %why, "a pack cannot be stored anew yet");
+                        again = Some(REWRITE_PAUSE);
+                    }
                 }
             }
             if !whole {
-                return Ok(());
+                return Ok(again);
             }
         }
     }
@@ -172,6 +207,15 @@ impl Archiver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pack_is_looked_at_again_when_less_of_it_is_needed_or_after_a_while() {
+        let (looked, now) = (Looked::new(), Instant::now());
+        assert!(looked.is_due("a", 100, now) && !looked.is_due("a", 100, now));
+        assert!(looked.is_due("b", 100, now), "another one");
+        assert!(looked.is_due("a", 90, now) && !looked.is_due("a", 90, now));
+        assert!(looked.is_due("a", 90, now + REWRITE_PAUSE));
+    }
 
     #[test]
     fn slots_are_taken_when_their_time_has_come() {

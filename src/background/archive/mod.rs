@@ -35,6 +35,7 @@ use tokio::time::sleep;
 
 use self::budget::Budget;
 use self::keys::Keys;
+use self::leftovers::Looked;
 use self::report::{Board, Running};
 use self::store::Store;
 use crate::archive::settings::{Credentials, Settings};
@@ -216,6 +217,7 @@ struct Archiver {
     store: Store,
     budget: Budget,
     keys: Rc<Keys>,
+    looked: Looked,
     board: Arc<Board>,
 }
 
@@ -230,7 +232,8 @@ impl Archiver {
     ) -> std::result::Result<Rc<Self>, String> {
         let store = Store::open(Arc::clone(&node), Arc::clone(&desk), settings.clone(), credentials)?;
         let budget = Budget::new(settings.rate, settings.uploads);
-        Ok(Rc::new(Self { node, desk, settings, store, budget, keys: Rc::default(), board }))
+        let looked = Looked::new();
+        Ok(Rc::new(Self { node, desk, settings, store, budget, keys: Rc::default(), looked, board }))
     }
 
     /// Works until nobody can ask any more.

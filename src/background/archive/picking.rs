@@ -92,6 +92,11 @@ async fn take(archiver: Rc<Archiver>, picks: Rc<Picks>, slot: Slot, batch: Vec<C
         tracing::debug!(%slot, %why, "small chunks go one by one");
     }
     for candidate in batch {
+        if archiver.desk.health.failing().is_some() {
+            // The next round has it again.
+            picks.end(candidate.blob, true);
+            continue;
+        }
         let picked = archiver.pick(&candidate.path, candidate.version).await;
         picks.end(candidate.blob, picked.is_some());
         if picked.is_some_and(|chunks| chunks > 0) {

@@ -3,16 +3,23 @@
 //!
 //! Of a pack that is needed no more for the most part, what is needed is stored anew: another object, and rows one generation up.
 
+use std::time::Instant;
+
+use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
 
 use super::{Chunk, Object, Step, Stored, Trouble, Version};
 use crate::archive::location::Location;
 use crate::archive::target::Target;
 use crate::background::archive::Archiver;
+use crate::background::archive::keys::Held;
+use crate::background::archive::source::Fault;
+use crate::background::archive::store::pause;
 use crate::base::ids::ChunkId;
 use crate::base::sha256::Sha256;
 use crate::base::slot::Slot;
-use crate::limits::{ARCHIVE_TRIES, PACK_BYTES, PACK_NEEDED};
+use crate::limits::{ARCHIVE_READ_TIME, ARCHIVE_TRIES, PACK_BYTES, PACK_NEEDED};
 use crate::meta::archives::{Candidate, Member as Named};
 use crate::shard::archive::desk::Working;
 
@@ -63,8 +70,15 @@ impl Archiver {
         let Some(id) = readers.chunk_ids(slot, candidate.row, 0, 1).await?.pop() else { return Ok(None) };
         let chunk = Chunk { number: 0, id, len: whole.size };
         let version = Version::new(slot, whole);
-        let source = self.source(&version, &chunk).await?;
-        match source.read().await {
+        let source = match self.source(&version, &chunk).await {
+            Err(Trouble::Gone | Trouble::Chunk(_)) => return Ok(None),
+            source => source?,
+        };
+        let read = source.read().await.and_then(|bytes| {
+            // The store compares the whole of the pack only.
+            if ChunkId(Sha256::digest(&bytes)) == chunk.id { Ok(bytes) } else { Err(Fault::Hash) }
+        });
+        match read {
             Ok(bytes) => Ok(Some(Member { version, chunk, bytes, before: None, _working: working })),
             Err(fault) => {
                 // It is entered as damaged, and the others go without it.
@@ -75,30 +89,19 @@ impl Archiver {
     }
 
     /// Stores chunks in one object, and has rows name it; how many do.
-    async fn store_pack(&self, slot: Slot, members: Vec<Member>) -> Step<usize> {
+    async fn store_pack(&self, slot: Slot, mut members: Vec<Member>) -> Step<usize> {
         let Some(first) = members.first() else { return Ok(0) };
         let path = first.version.whole.path.clone();
-        let bytes: Vec<u8> = members.iter().flat_map(|member| &member.bytes).copied().collect();
-        let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes));
-        let at = Location::of_pack(&self.settings.bucket, &self.settings.prefix, slot);
-        let target = at.to_string();
-        let held = self.keys.hold(&self.desk, slot, target.clone());
-        self.node.writers.begin_object(slot, target.clone(), path).await?;
-        self.budget.begin(size).await;
-        self.budget.go_on(size).await;
-        let (_, store) = self.store.target();
-        let (sender, body) = mpsc::channel(1);
-        let _ = sender.try_send(Ok(bytes.into()));
-        drop(sender);
-        let stored = store.put(&at, size, sha256, body).await;
-        self.store.note("put", &at.bucket, &stored);
-        stored.map_err(|failure| Trouble::Ends(failure.message))?;
-        self.node.metrics.archive.uploaded_bytes.inc_by(size);
-        if !self.is_pack(&at, size, sha256).await? {
-            return Err(Trouble::Ends(format!(
-                "PUT {at}: the archive says that it has stored it, and has not"
-            )));
+        let size: u64 = members.iter().map(|member| member.chunk.len).sum();
+        let mut bytes = Vec::with_capacity(size as usize);
+        for member in &mut members {
+            let start = bytes.len();
+            bytes.append(&mut std::mem::take(&mut member.bytes));
+            if ChunkId(Sha256::digest(&bytes[start..])) != member.chunk.id {
+                return Err(Trouble::Ends("the memory of this machine changes bytes: test it".to_owned()));
+            }
         }
+        let (target, held) = self.put_pack(slot, &path, bytes.into()).await?;
         let (mut named, mut start) = (0, 0);
         for Member { version, chunk, before, .. } in &members {
             let range = start..start + chunk.len;
@@ -119,6 +122,44 @@ impl Archiver {
         Ok(named)
     }
 
+    /// Stores a pack, each try under a key of its own; its place, which is held until rows name it.
+    async fn put_pack(&self, slot: Slot, path: &str, bytes: Bytes) -> Step<(String, Held)> {
+        let (size, sha256) = (bytes.len() as u64, Sha256::digest(&bytes));
+        let mut tried = 0;
+        loop {
+            let at = Location::of_pack(&self.settings.bucket, &self.settings.prefix, slot);
+            let target = at.to_string();
+            let held = self.keys.hold(&self.desk, slot, target.clone());
+            self.node.writers.begin_object(slot, target.clone(), path.to_owned()).await?;
+            self.budget.begin(size).await;
+            self.budget.go_on(size).await;
+            let (credentials, store) = self.store.target();
+            let (sender, body) = mpsc::channel(1);
+            let _ = sender.try_send(Ok(bytes.clone()));
+            drop(sender);
+            let stored = store.put(&at, size, sha256, body).await;
+            self.store.note("put", &at.bucket, &stored);
+            tried += 1;
+            match stored {
+                Ok(()) => {
+                    self.node.metrics.archive.uploaded_bytes.inc_by(size);
+                    if self.is_pack(&at, size, sha256).await? {
+                        return Ok((target, held));
+                    }
+                    return Err(Trouble::Ends(format!(
+                        "PUT {at}: the archive says that it has stored it, and has not"
+                    )));
+                }
+                Err(failure) => {
+                    if tried >= ARCHIVE_TRIES || !self.store.is_worth_a_try(&failure, credentials).await {
+                        return Err(Trouble::Ends(failure.message));
+                    }
+                }
+            }
+            sleep(pause(tried)).await;
+        }
+    }
+
     /// Whether the store has a pack.
     async fn is_pack(&self, at: &Location, size: u64, sha256: [u8; 32]) -> Step<bool> {
         let stat = async |store: Target| store.stat(at).await;
@@ -134,26 +175,29 @@ impl Archiver {
         Ok(hash.map_err(|failure| Trouble::Ends(failure.message))? == sha256)
     }
 
-    /// Stores anew what is needed of a pack, if that is little of it.
+    /// Stores anew what is needed of a pack, if that is little of it; whether nothing is to be done about it for now.
     pub(in crate::background::archive) async fn rewrite(
         &self,
         slot: Slot,
         target: &str,
-    ) -> Result<(), String> {
-        let Ok(at) = target.parse::<Location>() else { return Ok(()) };
+    ) -> Result<bool, String> {
+        let Ok(at) = target.parse::<Location>() else { return Ok(true) };
         let rows = self.node.readers.members(slot, target.to_owned()).await;
         let rows = rows.map_err(|error| error.message.into_owned())?;
         let needed: u64 = rows.iter().map(|row| row.archived.length).sum();
         if needed == 0 || needed > PACK_BYTES {
-            return Ok(());
+            return Ok(true);
+        }
+        if !self.looked.is_due(target, needed, Instant::now()) {
+            return Ok(false);
         }
         let stat = async |store: Target| store.stat(&at).await;
         let stat = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await;
         let size = stat.map_err(|failure| failure.message)?.size;
         if needed * 100 >= size * PACK_NEEDED {
-            return Ok(());
+            return Ok(true);
         }
-        let mut members = Vec::new();
+        let (mut members, count) = (Vec::new(), rows.len());
         for row in rows {
             if let Some(member) = self.member_again(slot, &at, row).await.map_err(why)? {
                 members.push(member);
@@ -161,10 +205,10 @@ impl Archiver {
         }
         let stored = self.store_pack(slot, members).await.map_err(why)?;
         tracing::info!(%slot, object = %target, chunks = stored, "what is needed of a pack was stored anew");
-        Ok(())
+        Ok(stored == count)
     }
 
-    /// A chunk that is in a pack already, from its file or from there.
+    /// A chunk that is in a pack already, from there; none: it cannot be moved now.
     async fn member_again(&self, slot: Slot, at: &Location, row: Named) -> Step<Option<Member>> {
         let Named { row, number, archived } = row;
         let Some(whole) = self.node.readers.whole(slot, row).await? else { return Ok(None) };
@@ -172,11 +216,21 @@ impl Archiver {
         let chunk = Chunk { number, id: archived.chunk, len: archived.length };
         let version = Version::new(slot, whole);
         let get = async |store: Target| store.get(at, archived.range.clone()).await;
-        let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get).await;
+        let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get);
+        let Ok(asked) = timeout(ARCHIVE_READ_TIME, asked).await else {
+            let why = format!("GET {at}: a chunk of it was not had within {ARCHIVE_READ_TIME:?}");
+            return Err(Trouble::Ends(why));
+        };
         let bytes = asked.map_err(|failure| Trouble::Ends(failure.message))?;
         self.node.metrics.archive.fetched_bytes.inc_by(bytes.len() as u64);
         if ChunkId(Sha256::digest(&bytes)) != chunk.id {
-            return Err(Trouble::Ends(format!("{at} has other bytes than its chunks: it stays as it is")));
+            tracing::error!(
+                %slot,
+                path = %version.whole.path,
+                object = %at,
+                "a pack has other bytes than a chunk that it should have: the chunk stays there"
+            );
+            return Ok(None);
         }
         let before = Some(archived.target);
         Ok(Some(Member { version, chunk, bytes, before, _working: working }))
