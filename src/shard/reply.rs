@@ -55,14 +55,13 @@ impl Reply {
     /// A listing.
     pub(super) fn page(value: &impl Serialize, share: Share) -> Self {
         // See below.
-        Self::page_of(serde_json::to_vec(value).unwrap_or_default(), share)
+        Self::page_of("application/json", serde_json::to_vec(value).unwrap_or_default(), share)
     }
 
-    /// A listing that is JSON already.
-    pub(super) fn page_of(body: Vec<u8>, share: Share) -> Self {
-        let head = ResponseHead::new(200)
-            .header("Content-Type", "application/json")
-            .header("Content-Length", body.len());
+    /// A listing that is written already.
+    pub(super) fn page_of(content_type: &str, body: Vec<u8>, share: Share) -> Self {
+        let head =
+            ResponseHead::new(200).header("Content-Type", content_type).header("Content-Length", body.len());
         Self { status: 200, head, body: ReplyBody::Page(body, share) }
     }
 

@@ -50,6 +50,9 @@ async fn resource(core: &Rc<Core>, connection: &mut Connection, head: &Head, bod
         Target::Origin { path, query } => (path.as_str(), query.as_deref()),
     };
     if let Some(encoded) = path.strip_prefix("/objects/") {
+        if let Some(listed) = directory(core, head, encoded, query).await? {
+            return Ok(listed);
+        }
         return object(core, connection, head, body, encoded, query).await;
     }
     match path {
@@ -57,14 +60,63 @@ async fn resource(core: &Rc<Core>, connection: &mut Connection, head: &Head, bod
             Method::Options => Ok(allowed(READ_METHODS)),
             Method::Get | Method::Head if path == "/health" => health(core),
             Method::Get | Method::Head => {
-                let query = Query::parse(query)?;
-                check_reserved(&query)?;
-                Box::pin(list::list(core, &query)).await
+                let parsed = Query::parse(query)?;
+                check_reserved(&parsed)?;
+                if wants_page(head) {
+                    // Links of the page begin there.
+                    return Ok(moved(query));
+                }
+                Box::pin(list::list(core, &parsed)).await
             }
             _ => not_allowed(READ_METHODS),
         },
         _ => refuse(Code::BlobNotFound, "nothing is here: blobs are under /objects/, their list is /objects"),
     }
+}
+
+/// Whether a client would rather have a page for people than JSON.
+fn wants_page(head: &Head) -> bool {
+    let accept = head.headers.get_str("accept").unwrap_or_default();
+    accept.split(',').any(|range| {
+        let mut parts = range.split(';').map(str::trim);
+        let is_html = parts.next().is_some_and(|kind| kind.eq_ignore_ascii_case("text/html"));
+        is_html && !parts.any(|part| matches!(part, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
+}
+
+/// To `/objects/`, with the same query.
+fn moved(query: Option<&str>) -> Reply {
+    let query = query.map_or_else(String::new, |query| format!("?{query}"));
+    let head = ResponseHead::new(308).header("Location", format_args!("objects/{query}"));
+    Reply::empty(308, head.header("Vary", "Accept").header("Content-Length", 0))
+}
+
+/// A page of what is below a path that ends with a slash, for whom wants one; at `/objects/` itself also JSON, if a prefix is named.
+/// None: it is the path of a blob.
+async fn directory(
+    core: &Rc<Core>,
+    head: &Head,
+    encoded: &str,
+    query: Option<&str>,
+) -> Result<Option<Reply>, Failure> {
+    let is_read = matches!(head.method, Method::Get | Method::Head);
+    if !is_read || !(encoded.is_empty() || encoded.ends_with('/')) {
+        return Ok(None);
+    }
+    let (query, is_page) = (Query::parse(query)?, wants_page(head));
+    if !is_page {
+        if !encoded.is_empty() || query.text(Key::Prefix).is_none() {
+            return Ok(None);
+        }
+        check_reserved(&query)?;
+        return Box::pin(list::list(core, &query)).await.map(Some);
+    }
+    check_reserved(&query)?;
+    let directory = match encoded.strip_suffix('/') {
+        Some(path) => format!("{}/", BlobPath::from_encoded(path)?),
+        None => String::new(),
+    };
+    Box::pin(list::index(core, &query, &directory)).await.map(Some)
 }
 
 async fn object(

@@ -131,6 +131,7 @@ fn reason(status: u16) -> &'static str {
         206 => "Partial Content",
         304 => "Not Modified",
         307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         401 => "Unauthorized",
         403 => "Forbidden",
@@ -222,7 +223,7 @@ mod tests {
             Code::OutcomeUnknown,
             Code::DiskFull,
         ];
-        for status in codes.map(Code::status).into_iter().chain([100, 200, 201, 204, 206, 304, 307]) {
+        for status in codes.map(Code::status).into_iter().chain([100, 200, 201, 204, 206, 304, 307, 308]) {
             assert!(!reason(status).is_empty(), "{status}");
         }
         assert_eq!(CONTINUE, format!("HTTP/1.1 100 {}\r\n\r\n", reason(100)).as_bytes());

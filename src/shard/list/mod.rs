@@ -3,6 +3,7 @@
 
 mod merge;
 mod nodes;
+mod page;
 
 use std::rc::Rc;
 
@@ -15,6 +16,7 @@ use super::core::Core;
 use super::replicated::wants_local;
 use super::reply::{Failure, Handled, Reply, refuse, room_for_page};
 use crate::base::error::{Code, Error};
+use crate::io::budget::Share;
 use crate::limits::{PAGE_DEFAULT, PAGE_MAX};
 use crate::meta::index::{Listing, Page, Seek};
 use crate::wire::query::{Key, Query};
@@ -28,12 +30,42 @@ pub(super) fn limit(query: &Query) -> Result<usize, Failure> {
     }
 }
 
+/// A listing as JSON.
 pub(super) async fn list(core: &Rc<Core>, query: &Query) -> Handled {
+    let prefix = query.text(Key::Prefix).unwrap_or_default().to_owned();
+    let delimiter = query.text(Key::Delimiter).filter(|delimiter| !delimiter.is_empty()).map(str::to_owned);
+    let (json, share) = listed(core, query, prefix, delimiter, limit(query)?).await?;
+    Ok(varying(Reply::page_of("application/json", json, share)))
+}
+
+/// One level of a listing as a page for people: what is below `directory`, which ends with a slash or is empty, where the page stands
+/// and links begin, or what the query names.
+pub(super) async fn index(core: &Rc<Core>, query: &Query, directory: &str) -> Handled {
+    let prefix = query.text(Key::Prefix).unwrap_or(directory).to_owned();
+    let limit = if query.text(Key::Limit).is_some() { limit(query)? } else { PAGE_MAX };
+    let (json, share) = listed(core, query, prefix.clone(), Some("/".to_owned()), limit).await?;
+    let html = page::render(&json, &prefix, directory);
+    Ok(varying(Reply::page_of("text/html; charset=utf-8", html, share)))
+}
+
+/// What a client gets is what it would rather have.
+fn varying(mut reply: Reply) -> Reply {
+    reply.head = reply.head.header("Vary", "Accept");
+    reply
+}
+
+async fn listed(
+    core: &Rc<Core>,
+    query: &Query,
+    prefix: String,
+    delimiter: Option<String>,
+    limit: usize,
+) -> Result<(Vec<u8>, Share), Failure> {
     let listing = Listing {
-        prefix: query.text(Key::Prefix).unwrap_or_default().to_owned(),
-        delimiter: query.text(Key::Delimiter).filter(|delimiter| !delimiter.is_empty()).map(str::to_owned),
+        prefix,
+        delimiter,
         from: query.text(Key::Cursor).map_or(Ok(Seek::default()), parse_cursor)?,
-        limit: limit(query)?,
+        limit,
         include_tombstoned: query.boolean(Key::IncludeTombstoned)?.unwrap_or(false),
         merged: false,
         bytes: usize::MAX,
@@ -51,7 +83,7 @@ pub(super) async fn list(core: &Rc<Core>, query: &Query) -> Handled {
     let pages = pages(core, &listing, |_| true).await?;
     let mut json = Json::new(listing.limit);
     let cursor = merge(&pages, true, &mut json).as_ref().map(format_cursor);
-    Ok(Reply::page_of(json.into_json(cursor.as_deref()), share))
+    Ok((json.into_json(cursor.as_deref()), share))
 }
 
 /// A stretch of a listing from each disk that is `wanted`.

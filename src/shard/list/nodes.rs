@@ -14,6 +14,7 @@ use super::merge::{Joined, Json, Sink as _, merge};
 use crate::base::error::{Code, Error};
 use crate::base::slot::Slot;
 use crate::base::topology::{NodeId, Topology};
+use crate::io::budget::Share;
 use crate::limits::{ENTRY_SIZE, LIST_ROUNDS, PAGES_HELD, READ_TIME, SMALL_BLOCK};
 use crate::meta::index::{Listing, Page, Seek};
 use crate::meta::slots::State;
@@ -27,7 +28,11 @@ use crate::wire::peer::list::{Ask, Listed};
 use crate::wire::response::ResponseHead;
 
 /// Lists the paths of all slots of the cluster.
-pub(super) async fn list(core: &Rc<Core>, cluster: &Arc<Cluster>, listing: Listing) -> Handled {
+pub(super) async fn list(
+    core: &Rc<Core>,
+    cluster: &Arc<Cluster>,
+    listing: Listing,
+) -> Result<(Vec<u8>, Share), Failure> {
     let nodes = cluster.topology().nodes().count();
     let (limit, include_tombstoned) = (listing.limit, listing.include_tombstoned);
     // Pages of all nodes are here at once.
@@ -50,7 +55,7 @@ pub(super) async fn list(core: &Rc<Core>, cluster: &Arc<Cluster>, listing: Listi
         }
     }
     let cursor = next.as_ref().map(super::format_cursor);
-    Ok(Reply::page_of(json.into_json(cursor.as_deref()), share))
+    Ok((json.into_json(cursor.as_deref()), share))
 }
 
 /// What the lines of a page may take: what they are counted for.
