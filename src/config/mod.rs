@@ -5,6 +5,7 @@
 
 mod archive;
 mod cluster;
+pub mod effective;
 mod registry;
 mod source;
 mod values;
@@ -191,7 +192,7 @@ impl Config {
     ) -> Result<Self, String> {
         let environment: Vec<(String, String)> = environment.collect();
         let variables = archive::Variables::of(&environment);
-        let Said { table, source, node } = source::gather(file, environment.into_iter(), node)?;
+        let Said { table, source, node, .. } = source::gather(file, environment.into_iter(), node)?;
         let sections: Sections = table.try_into().map_err(|error| one_line(&format!("{source}: {error}")))?;
         sections.check(node, variables).map_err(|error| format!("{source}: {error}"))
     }

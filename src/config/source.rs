@@ -3,62 +3,63 @@
 //! All of it is put into one table before any of it is read, so that a value means the same wherever it stands.
 //! Unknown keys are refused with the nearest known name, passwords in the file altogether.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use toml::{Table, Value};
 
-/// Every key there is.
-const KEYS: [&str; 50] = [
-    "current_node",
-    "listen.public",
-    "listen.admin",
-    "listen.peer",
-    "network.send",
-    "storage.disks",
-    "storage.durability",
-    "storage.io",
-    "storage.cache",
-    "storage.tombstone_grace",
-    "storage.keep_versions",
-    "scrub.interval",
-    "scrub.rate",
-    "scrub.quarantine",
-    "cluster.name",
-    "cluster.replicas",
-    "cluster.write_quorum",
-    "cluster.unsafe_quorum",
-    "cluster.redirect",
-    "cluster.insecure",
-    "cluster.tls.certificate",
-    "cluster.tls.key",
-    "cluster.tls.authority",
-    "cluster.nodes",
-    "cluster.nodes.name",
-    "cluster.nodes.public",
-    "cluster.nodes.peer",
-    "cluster.nodes.admin",
-    "cluster.nodes.disks",
-    "registry.backend",
-    "registry.endpoints",
-    "registry.lease",
-    "registry.username",
-    "registry.password",
-    "registry.password_file",
-    "sync.interval",
-    "sync.rate",
-    "archive.target",
-    "archive.bucket",
-    "archive.region",
-    "archive.endpoint",
-    "archive.prefix",
-    "archive.path_style",
-    "archive.credentials",
-    "archive.rate",
-    "archive.uploads",
-    "archive.pack_below",
-    "archive.after",
-    "archive.high_watermark",
-    "archive.low_watermark",
+/// Every key there is, and what it is where nothing is said, as TOML; empty: nothing, or what follows from other keys.
+pub(super) const KEYS: [(&str, &str); 50] = [
+    ("current_node", r#""node-1""#),
+    ("listen.public", r#""127.0.0.1:8080""#),
+    ("listen.admin", r#""127.0.0.1:8081""#),
+    ("listen.peer", r#""127.0.0.1:8082""#),
+    ("network.send", r#""auto""#),
+    ("storage.disks", r#"["./amberblob-data"]"#),
+    ("storage.durability", r#""full""#),
+    ("storage.io", r#""direct""#),
+    ("storage.cache", r#""25%""#),
+    ("storage.tombstone_grace", r#""24h""#),
+    ("storage.keep_versions", "0"),
+    ("scrub.interval", r#""30d""#),
+    ("scrub.rate", r#""100MiB""#),
+    ("scrub.quarantine", r#""7d""#),
+    ("cluster.name", ""),
+    ("cluster.replicas", ""),
+    ("cluster.write_quorum", ""),
+    ("cluster.unsafe_quorum", "false"),
+    ("cluster.redirect", "false"),
+    ("cluster.insecure", "false"),
+    ("cluster.tls.certificate", ""),
+    ("cluster.tls.key", ""),
+    ("cluster.tls.authority", ""),
+    ("cluster.nodes", ""),
+    ("cluster.nodes.name", ""),
+    ("cluster.nodes.public", ""),
+    ("cluster.nodes.peer", ""),
+    ("cluster.nodes.admin", ""),
+    ("cluster.nodes.disks", ""),
+    ("registry.backend", r#""embedded""#),
+    ("registry.endpoints", ""),
+    ("registry.lease", r#""10s""#),
+    ("registry.username", ""),
+    ("registry.password", ""),
+    ("registry.password_file", ""),
+    ("sync.interval", r#""1m""#),
+    ("sync.rate", r#""0""#),
+    ("archive.target", r#""s3""#),
+    ("archive.bucket", ""),
+    ("archive.region", r#""us-east-1""#),
+    ("archive.endpoint", ""),
+    ("archive.prefix", r#""""#),
+    ("archive.path_style", ""),
+    ("archive.credentials", ""),
+    ("archive.rate", r#""0""#),
+    ("archive.uploads", "4"),
+    ("archive.pack_below", r#""4MiB""#),
+    ("archive.after", r#""""#),
+    ("archive.high_watermark", r#""""#),
+    ("archive.low_watermark", r#""""#),
 ];
 const ENVIRONMENT: &str = "AMBERBLOB_";
 /// Keys whose values are text whatever they look like.
@@ -82,6 +83,8 @@ pub(super) struct Said {
     pub(super) source: String,
     /// The node's name.
     pub(super) node: String,
+    /// Where each key's value comes from, by key.
+    pub(super) sources: BTreeMap<String, String>,
 }
 
 /// Gathers what the file, the environment and the node's entry in the cluster's list say.
@@ -93,6 +96,7 @@ pub(super) fn gather(
     environment: impl Iterator<Item = (String, String)>,
     node: Option<&str>,
 ) -> Result<Said, String> {
+    let mut sources = BTreeMap::new();
     let (mut table, source) = match file {
         Some(file) => {
             let text = std::fs::read_to_string(file)
@@ -110,15 +114,36 @@ pub(super) fn gather(
              registry.password_file names, or into AMBERBLOB_REGISTRY__PASSWORD"
         ));
     }
+    note(&table, "", &source, &mut sources);
     for (name, value) in environment {
-        set_from_environment(&mut table, &name, &value)?;
+        if let Some(key) = set_from_environment(&mut table, &name, &value)? {
+            sources.insert(key, name);
+        }
     }
     if let Some(node) = node {
         table.insert("current_node".to_owned(), Value::String(node.to_owned()));
+        sources.insert("current_node".to_owned(), "--node".to_owned());
     }
     check_keys(&table, "").map_err(|error| format!("{source}: {error}"))?;
     let node = adopt_entry(&mut table).map_err(|error| format!("{source}: {error}"))?;
-    Ok(Said { table, source, node })
+    let entry = format!("the entry of '{node}' in cluster.nodes");
+    let mut adopted = BTreeMap::new();
+    note(&table, "", &entry, &mut adopted);
+    for (key, source) in adopted {
+        sources.entry(key).or_insert(source);
+    }
+    Ok(Said { table, source, node, sources })
+}
+
+/// Enters a source for all values of a table.
+fn note(table: &Table, above: &str, source: &str, sources: &mut BTreeMap<String, String>) {
+    for (key, value) in table {
+        let path = format!("{above}{key}");
+        match value {
+            Value::Table(inner) => note(inner, &format!("{path}."), source, sources),
+            _ => drop(sources.insert(path, source.to_owned())),
+        }
+    }
 }
 
 /// A message as one line.
@@ -126,9 +151,9 @@ pub(super) fn one_line(text: &str) -> String {
     text.split('\n').map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
-/// `AMBERBLOB_SECTION__KEY`, and `AMBERBLOB_CURRENT_NODE`; other variables are none of ours.
-fn set_from_environment(table: &mut Table, name: &str, value: &str) -> Result<(), String> {
-    let Some(key) = name.strip_prefix(ENVIRONMENT).map(str::to_lowercase) else { return Ok(()) };
+/// `AMBERBLOB_SECTION__KEY`, and `AMBERBLOB_CURRENT_NODE`; other variables are none of ours. Which key it was.
+fn set_from_environment(table: &mut Table, name: &str, value: &str) -> Result<Option<String>, String> {
+    let Some(key) = name.strip_prefix(ENVIRONMENT).map(str::to_lowercase) else { return Ok(None) };
     let value = match format!("value = {value}").parse::<Table>() {
         Ok(mut parsed) if !TEXT.contains(&key.as_str()) => {
             parsed.remove("value").unwrap_or_else(|| Value::String(value.to_owned()))
@@ -136,9 +161,9 @@ fn set_from_environment(table: &mut Table, name: &str, value: &str) -> Result<()
         _ => Value::String(value.to_owned()),
     };
     let mut parts: Vec<&str> = key.split("__").collect();
-    let Some(last) = parts.pop() else { return Ok(()) };
+    let Some(last) = parts.pop() else { return Ok(None) };
     if parts.is_empty() && last != "current_node" {
-        return Ok(());
+        return Ok(None);
     }
     let mut section = table;
     for part in parts {
@@ -146,16 +171,17 @@ fn set_from_environment(table: &mut Table, name: &str, value: &str) -> Result<()
         section = inner.as_table_mut().ok_or_else(|| format!("{name}: is not in a section"))?;
     }
     section.insert(last.to_owned(), value);
-    Ok(())
+    Ok(Some(key.replace("__", ".")))
 }
 
 fn check_keys(table: &Table, above: &str) -> Result<(), String> {
     for (key, value) in table {
         let path = format!("{above}{key}");
         let below = format!("{path}.");
-        if !KEYS.iter().any(|known| *known == path || known.starts_with(&below)) {
-            let distance = |known: &&&str| strsim::damerau_levenshtein(known, &path);
-            let nearest = KEYS.iter().min_by_key(distance).copied().unwrap_or_default();
+        let mut known = KEYS.iter().map(|(known, _)| *known);
+        if !known.any(|known| known == path || known.starts_with(&below)) {
+            let distance = |known: &&str| strsim::damerau_levenshtein(known, &path);
+            let nearest = KEYS.iter().map(|(known, _)| *known).min_by_key(distance).unwrap_or_default();
             return Err(format!("there is no key '{path}': did you mean '{nearest}'?"));
         }
         match value {

@@ -1,6 +1,7 @@
 //! Configs that are good, and what is said about those that are not.
 
 mod archive;
+mod effective;
 
 use super::*;
 use crate::registry::record::Addresses;
