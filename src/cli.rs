@@ -1,6 +1,8 @@
 //! The command line.
 
 mod blobs;
+mod doctor;
+mod unit;
 
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -47,6 +49,12 @@ enum Command {
     Archive(Archive),
     /// Have a node bring the chunks of a blob back from its archive; 1 if one of them does not come back
     Restore(Restore),
+    /// Print the configuration that is in effect, and where each value comes from
+    Config(Shown),
+    /// Print a systemd unit for a config, hardened
+    Unit(unit::Unit),
+    /// Look at this machine, and at what a config names: what is well, what could be better, what is wrong; 1 if something is
+    Doctor(doctor::Doctor),
     /// Print a script that completes commands, for a shell
     Completions {
         /// Which shell
@@ -102,14 +110,37 @@ struct Ask {
     json: bool,
 }
 
+/// Which configuration is meant.
 #[derive(Args)]
-struct Serve {
+struct Chosen {
     /// TOML file; every key has a default
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Which of the nodes in the config this is
     #[arg(long, value_name = "NAME")]
     node: Option<String>,
+}
+
+impl Chosen {
+    fn load(&self) -> Result<Config, String> {
+        Config::load(self.config.as_deref(), std::env::vars(), self.node.as_deref())
+    }
+}
+
+/// Of what the configuration is printed.
+#[derive(Args)]
+struct Shown {
+    #[command(flatten)]
+    chosen: Chosen,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
+struct Serve {
+    #[command(flatten)]
+    chosen: Chosen,
     /// Data directory; once for each disk
     #[arg(long, value_name = "DIR")]
     data: Vec<PathBuf>,
@@ -154,6 +185,9 @@ pub fn main() -> ExitCode {
             };
             ask(&operation, &options)
         }
+        Command::Config(options) => show_config(&options),
+        Command::Unit(options) => unit::run(&options),
+        Command::Doctor(options) => doctor::run(options),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "amberblob", &mut io::stdout());
             Ok(())
@@ -168,6 +202,17 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn show_config(options: &Shown) -> Result<(), String> {
+    let Chosen { config, node } = &options.chosen;
+    let settings = Config::explain(config.as_deref(), std::env::vars(), node.as_deref())?;
+    let text = if options.json {
+        serde_json::json!({ "settings": settings }).to_string()
+    } else {
+        settings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    writeln!(io::stdout(), "{text}").map_err(|error| format!("config: cannot write to stdout: {error}"))
 }
 
 /// The page of the program, and those of its commands.
@@ -188,7 +233,7 @@ fn ask(operation: &Operation, options: &Ask) -> Result<(), String> {
 }
 
 fn serve(options: Serve) -> Result<(), String> {
-    let mut config = Config::load(options.config.as_deref(), std::env::vars(), options.node.as_deref())?;
+    let mut config = options.chosen.load()?;
     if !options.data.is_empty() {
         config.storage.disks = options.data;
     }

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod client;
 pub mod compat;
 pub mod config;
+pub mod doctor;
 pub mod io;
 pub mod limits;
 pub mod meta;

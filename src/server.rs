@@ -12,6 +12,7 @@ use std::thread::{self, JoinHandle};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -127,11 +128,13 @@ pub fn serve(config: &Config, cores: Option<usize>) -> Result<(), String> {
         threads.push(started.map_err(|error| format!("cannot start core {number}: {error}"))?);
     }
     announce(config, public, admin, peer, cores);
+    tell_manager(&[NotifyState::Ready]);
 
     let outcome = match ended.recv() {
         Ok(End::Failed(error)) => Err(error),
         Ok(End::Signal) | Err(_) => Ok(()),
     };
+    tell_manager(&[NotifyState::Stopping]);
     node.stopping.store(true, Ordering::Release);
     end_by_force(&node);
     drop(stop);
@@ -308,6 +311,13 @@ fn announce(config: &Config, public: SocketAddr, admin: SocketAddr, peer: Option
         disks.len(),
         disks.join(",")
     );
+}
+
+/// Tells the service manager that has started this, if one wants to know (sd_notify(3)).
+fn tell_manager(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told how the node is");
+    }
 }
 
 fn display(path: &Path) -> String {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Each module of the crate, and which others it may name.
-const MAY_NAME: [(&str, &[&str]); 20] = [
+const MAY_NAME: [(&str, &[&str]); 21] = [
     ("base", &["limits"]),
     ("limits", &[]),
     ("wire", &["base", "limits"]),
@@ -60,7 +60,8 @@ const MAY_NAME: [(&str, &[&str]); 20] = [
         ],
     ),
     ("client", &["limits"]),
-    ("cli", &["limits", "client", "config", "server"]),
+    ("doctor", &["base", "limits", "io", "meta", "registry", "archive", "config"]),
+    ("cli", &["limits", "client", "config", "doctor", "server"]),
     ("main", &["cli"]),
 ];
 

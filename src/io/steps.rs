@@ -74,6 +74,15 @@ pub fn open_file(path: &Path, direct: bool) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
+/// Opens a file for writing that has no name in `dir`, and goes when it is closed.
+///
+/// # Errors
+/// Those of open(2): EINVAL where `direct` cannot be.
+pub fn open_unnamed(dir: &Path, direct: bool) -> io::Result<File> {
+    let flags = if direct { OFlags::DIRECT | OFlags::TMPFILE } else { OFlags::TMPFILE };
+    OpenOptions::new().write(true).custom_flags(flags.bits().cast_signed()).open(dir)
+}
+
 /// Space of a file system, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Space {
