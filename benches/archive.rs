@@ -188,6 +188,7 @@ fn settings(endpoint: &str) -> Settings {
         path_style: true,
         credentials: CredentialsFrom::Environment(credentials()),
         rate: 0,
+        requests: 0,
         uploads: 4,
         pack_below: 0,
         rules: Rules::default(),

@@ -19,7 +19,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use store::node::{PREFIX, ask};
@@ -465,4 +465,22 @@ fn kills_at_any_moment_lose_nothing_and_leave_nothing_behind() {
         assert_files(&node, path, body.len().div_ceil(CHUNK));
     }
     node.wait_tidy();
+}
+
+#[test]
+fn the_background_asks_no_faster_than_it_may_and_reads_wait_for_nothing() {
+    let node = Node::start_on("", "requests = 2", None);
+    let body = bytes(90, 1 << 20);
+    let begun = Instant::now();
+    for path in ["r0", "r1", "r2", "r3"] {
+        node.server.put(path, &body).expect_status(201);
+        node.archive(path);
+    }
+    // A PUT and a HEAD for each, at the least.
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    let asked = node.proxy.asked("GET");
+    for path in ["r0", "r1", "r2", "r3"] {
+        assert!(node.server.request("GET", &object(path), &[], b"").expect_status(200).body == body);
+    }
+    assert!(node.proxy.asked("GET") > asked);
 }

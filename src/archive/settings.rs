@@ -26,6 +26,8 @@ pub struct Settings {
     pub credentials: CredentialsFrom,
     /// Bytes that go up in a second; 0: any.
     pub rate: u64,
+    /// Requests a second that are made without a client that waits; 0: any.
+    pub requests: u64,
     /// Chunks that go up at once.
     pub uploads: usize,
     /// Chunks of fewer bytes go several to an object, where several go at once.

@@ -22,6 +22,7 @@ pub(super) struct Section {
     credentials: Option<PathBuf>,
     #[serde(deserialize_with = "super::values::bytes")]
     rate: u64,
+    requests: u64,
     uploads: usize,
     #[serde(deserialize_with = "super::values::bytes")]
     pack_below: u64,
@@ -44,6 +45,7 @@ impl Default for Section {
             path_style: None,
             credentials: None,
             rate: 0,
+            requests: 0,
             uploads: 4,
             pack_below: 4 << 20,
             after: None,
@@ -110,6 +112,7 @@ impl Section {
             prefix: normal_prefix(&self.prefix)?,
             credentials: find_credentials(self.credentials, variables)?,
             rate: self.rate,
+            requests: self.requests,
             uploads: self.uploads,
             pack_below: self.pack_below.min(PACK_BYTES),
             rules: check_rules(self.after, self.high_watermark, self.low_watermark)?,

@@ -9,7 +9,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 /// Every key there is, and what it is where nothing is said, as TOML; empty: nothing, or what follows from other keys.
-pub(super) const KEYS: [(&str, &str); 50] = [
+pub(super) const KEYS: [(&str, &str); 51] = [
     ("current_node", r#""node-1""#),
     ("listen.public", r#""127.0.0.1:8080""#),
     ("listen.admin", r#""127.0.0.1:8081""#),
@@ -55,6 +55,7 @@ pub(super) const KEYS: [(&str, &str); 50] = [
     ("archive.path_style", ""),
     ("archive.credentials", ""),
     ("archive.rate", r#""0""#),
+    ("archive.requests", "0"),
     ("archive.uploads", "4"),
     ("archive.pack_below", r#""4MiB""#),
     ("archive.after", r#""""#),

@@ -78,6 +78,7 @@ fn settings(endpoint: &str) -> Settings {
         path_style: true,
         credentials: CredentialsFrom::Environment(credentials()),
         rate: 0,
+        requests: 0,
         uploads: 1,
         pack_below: 0,
         rules: Rules::default(),

@@ -16,19 +16,19 @@ pub(super) struct Budget {
     slow: bool,
 }
 
-/// Bytes a second.
-struct Pace {
+/// Bytes or requests a second.
+pub(super) struct Pace {
     rate: u64,
     next: Cell<Instant>,
 }
 
 impl Pace {
-    fn new(rate: u64, now: Instant) -> Self {
+    pub(super) fn new(rate: u64, now: Instant) -> Self {
         Self { rate, next: Cell::new(now) }
     }
 
     /// When `bytes` more are gone at this pace. Time that nobody used is not made up for.
-    fn reserve(&self, bytes: u64, now: Instant) -> Instant {
+    pub(super) fn reserve(&self, bytes: u64, now: Instant) -> Instant {
         let begin = self.next.get().max(now);
         let end = begin + Duration::from_secs_f64(bytes as f64 / self.rate as f64);
         self.next.set(end);

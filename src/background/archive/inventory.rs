@@ -131,6 +131,7 @@ impl Archiver {
         let mut from: Option<String> = None;
         loop {
             let list = async |target: Target| target.list(&here, from.as_deref()).await;
+            self.store.pace().await;
             let listed = self.store.ask("list", &self.settings.bucket, ARCHIVE_TRIES, list).await;
             let listing = listed.map_err(|failure| failure.message)?;
             for object in listing.objects {
@@ -216,6 +217,7 @@ impl Archiver {
                 continue;
             };
             let stat = async |store: Target| store.stat(&at).await;
+            self.store.pace().await;
             match self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await {
                 Ok(stat) if stat.size >= row.end => inventory.named += 1,
                 Ok(_) => inventory.short.note(row.describe(&target)),

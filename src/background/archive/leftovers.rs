@@ -190,6 +190,7 @@ impl Archiver {
         while self.desk.health.pause(Instant::now()).is_some() {
             sleep(ARCHIVE_PAUSE_MIN).await;
         }
+        self.store.pace().await;
         let deleted = self.store.ask("delete", &at.bucket, 1, async |target| target.delete(&at).await);
         if let Err(failure) = deleted.await {
             tracing::warn!(%slot, %failure, "an object that no row names cannot be deleted yet");

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
+use super::budget::Pace;
 use crate::archive::failure::{Failure, Kind};
 use crate::archive::settings::{Credentials, CredentialsFrom, Settings};
 use crate::archive::target::Target;
@@ -28,6 +29,8 @@ pub(super) struct Store {
     known: RefCell<Credentials>,
     /// When they were read again last.
     renewed: Mutex<Option<Instant>>,
+    /// How many requests a second the background may make.
+    pace: Option<Pace>,
 }
 
 impl Store {
@@ -43,7 +46,15 @@ impl Store {
     ) -> Result<Self, String> {
         let target = RefCell::new((0, Target::open(&settings, credentials.clone())?));
         let known = RefCell::new(credentials);
-        Ok(Self { node, desk, settings, target, known, renewed: Mutex::default() })
+        let pace = (settings.requests > 0).then(|| Pace::new(settings.requests, Instant::now()));
+        Ok(Self { node, desk, settings, target, known, renewed: Mutex::default(), pace })
+    }
+
+    /// Waits until the background may ask once more. What clients read waits for nothing.
+    pub(super) async fn pace(&self) {
+        if let Some(pace) = &self.pace {
+            sleep_until(pace.reserve(1, Instant::now()).into()).await;
+        }
     }
 
     /// Who asks, and by which credentials.

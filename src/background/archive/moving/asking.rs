@@ -28,6 +28,7 @@ impl Archiver {
     /// Whether a range of an object has the SHA-256 of a chunk, which the store tells only of whole objects.
     async fn is_at(&self, at: &Location, range: &Range<u64>, chunk: &Chunk) -> Result<bool, Failure> {
         let stat = async |store: Target| store.stat(at).await;
+        self.store.pace().await;
         let stat = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await?;
         if stat.size < range.end || range.end - range.start != chunk.len {
             return Ok(false);
@@ -48,6 +49,7 @@ impl Archiver {
             let range = from..len.min(from + PART_SIZE);
             from = range.end;
             let get = async |store: Target| store.get(at, range.clone()).await;
+            self.store.pace().await;
             let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get);
             let Ok(got) = timeout(ARCHIVE_READ_TIME, asked).await else {
                 let message = format!("GET {at}: a part of it was not had within {ARCHIVE_READ_TIME:?}");

@@ -133,6 +133,7 @@ impl Archiver {
             self.node.writers.begin_object(slot, target.clone(), path.to_owned()).await?;
             self.budget.begin(size).await;
             self.budget.go_on(size).await;
+            self.store.pace().await;
             let (credentials, store) = self.store.target();
             let (sender, body) = mpsc::channel(1);
             let _ = sender.try_send(Ok(bytes.clone()));
@@ -163,6 +164,7 @@ impl Archiver {
     /// Whether the store has a pack.
     async fn is_pack(&self, at: &Location, size: u64, sha256: [u8; 32]) -> Step<bool> {
         let stat = async |store: Target| store.stat(at).await;
+        self.store.pace().await;
         let asked = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await;
         let stat = asked.map_err(|failure| Trouble::Ends(failure.message))?;
         if stat.size != size {
@@ -192,6 +194,7 @@ impl Archiver {
             return Ok(false);
         }
         let stat = async |store: Target| store.stat(&at).await;
+        self.store.pace().await;
         let stat = self.store.ask("stat", &at.bucket, ARCHIVE_TRIES, stat).await;
         let size = stat.map_err(|failure| failure.message)?.size;
         if needed * 100 >= size * PACK_NEEDED {
@@ -216,6 +219,7 @@ impl Archiver {
         let chunk = Chunk { number, id: archived.chunk, len: archived.length };
         let version = Version::new(slot, whole);
         let get = async |store: Target| store.get(at, archived.range.clone()).await;
+        self.store.pace().await;
         let asked = self.store.ask("get", &at.bucket, ARCHIVE_TRIES, get);
         let Ok(asked) = timeout(ARCHIVE_READ_TIME, asked).await else {
             let why = format!("GET {at}: a chunk of it was not had within {ARCHIVE_READ_TIME:?}");

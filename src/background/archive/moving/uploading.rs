@@ -52,6 +52,7 @@ impl Archiver {
             let held = self.keys.hold(&self.desk, version.slot, target.clone());
             self.node.writers.begin_object(version.slot, target.clone(), version.whole.path.clone()).await?;
             self.budget.begin(chunk.len).await;
+            self.store.pace().await;
             let (credentials, store) = self.store.target();
             let (sender, body) = mpsc::channel(1);
             let mut feeding = pin!(source.feed(sender, &self.budget));
